@@ -1,0 +1,56 @@
+"""xai-repro: explanation methods for image classifiers, their metrics, and the papers that compare them, re-run."""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+# The public names and where they live. They are imported when first used, so that the command line starts at once.
+_PUBLIC = {
+    "methods": "registry",
+    "metrics": "registry",
+    "method_info": "registry",
+    "metric_info": "registry",
+    "method": "registry",
+    "metric": "registry",
+    "explain": "explain",
+    "explain_all": "explain",
+    "coefficients": "explain",
+    "normalize": "explain",
+    "score": "score",
+    "load_model": "models",
+    "model_names": "models",
+    "transform": "models",
+    "load_data": "data",
+    "data_names": "data",
+    "denormalize": "data",
+    "evaluate": "evaluate",
+    "published": "published",
+    "profile": "profiles",
+}
+_MODULES = ("tables", "claims", "plots")
+__all__ = [*_PUBLIC, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """`xr.methods` and its like stay the public functions when the folder of the same name is imported."""
+
+    def __setattr__(self, name, value):
+        if not (name in _PUBLIC and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,156 @@
+"""The command line: thin commands over the public functions. Heavy imports wait until a command needs them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from xai_repro.errors import UnknownName, unknown
+
+_EXPECTED = (UnknownName, ValueError, TypeError, OSError)
+
+
+class _Commands(TyperGroup):
+    """Errors that say what was given and what is possible are told in one line; the rest keep their traceback."""
+
+    def invoke(self, context):
+        try:
+            return super().invoke(context)
+        except _EXPECTED as error:
+            if context.params.get("traceback"):
+                raise
+            typer.echo("error: " + " ".join(str(error).split()), err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  context_settings={"help_option_names": ["-h", "--help"]}, rich_markup_mode=None)  # fmt: skip
+
+Setting = Annotated[
+    Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be given several times.")
+]
+Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+
+
+@app.callback()
+def main(traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False):
+    """Explanation methods for image classifiers, their metrics, and five papers on them, re-run."""
+
+
+@app.command()
+def methods(pattern: Annotated[str, typer.Argument(help="Shell pattern, such as '*cam*'.")] = "*"):
+    """List the explanation methods."""
+    import xai_repro as xr
+
+    names = xr.methods(pattern)
+    if not names:
+        raise unknown("method", pattern, xr.methods())
+    width = max(map(len, names))
+    for name in names:
+        info = xr.method_info(name)
+        typer.echo(f"{name:{width}}  {info.family:10}  {info.summary}")
+
+
+@app.command()
+def explain(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos, of any size.")],
+    model: Annotated[str, typer.Option(help="mini-vgg, mini-resnet, or a torchvision name such as vgg16.")] = "mini-vgg",
+    weights: Annotated[
+        Optional[str], typer.Option(help="mini-birds, mini-scenes, imagenet, random, or a .safetensors file.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "grad-cam,lift-cam,integrated-gradients",
+    layer: Annotated[Optional[str], typer.Option(help="Layer of the CAM methods; by default the last convolutional one.")] = None,
+    target: Annotated[
+        Optional[str], typer.Option("--class", help="Class to explain, by number or name; by default the top-1.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write: one row per photo, one column per method.")] = Path("panel.png"),
+    device: Device = "auto",
+    set_: Setting = None,
+):
+    """Explain photos by several methods; writes one labelled picture and prints the three likeliest classes."""
+    from xai_repro.photos import explain_photos
+
+    typer.echo(
+        explain_photos(images, model, weights, [m.strip() for m in methods.split(",")], layer, target, out, device, _settings(set_))
+    )
+
+
+@app.command()
+def run(
+    notebooks: Annotated[
+        Optional[list[str]], typer.Argument(metavar="[NOTEBOOK]...", help="Names, numbers or patterns; by default all.")
+    ] = None,
+    profile: Profile = "mini",
+    results: Results = Path("results"),
+    jobs: Annotated[Optional[int], typer.Option(help="Notebooks at a time; by default as many as there are cores.")] = None,
+    set_: Setting = None,
+):
+    """Run the notebooks that are not current."""
+    from xai_repro.driver import run as run_notebooks
+
+    if not run_notebooks(notebooks or None, profile, _settings(set_), results, jobs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def book(
+    profile: Profile = "mini",
+    results: Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder to build in.")] = Path("build"),
+):
+    """Build the website from the executed notebooks."""
+    from xai_repro.book import book as build_book
+
+    if not build_book(profile, results, out):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(help="mini-vgg or mini-resnet.")] = "mini-vgg",
+    data: Annotated[str, typer.Option(help="mini-birds or mini-scenes.")] = "mini-birds",
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    out: Annotated[Optional[Path], typer.Option(help="The .safetensors file to write.")] = None,
+    device: Device = "auto",
+):
+    """Train an embedded model on embedded data and print how good it is."""
+    from xai_repro.models import train as train_model
+
+    for name, value in train_model(model, data, epochs=epochs, seed=seed, out=out, device=device).items():
+        typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def doctor(results: Results = Path("results")):
+    """Say what this machine has, what is missing, and how to mend it."""
+    from xai_repro.doctor import examine
+
+    marks = {True: "ok", False: "MISSING", None: "optional"}
+    findings = examine(results)
+    for name, good, found, fix in findings:
+        typer.echo(f"{marks[good]:8}  {name:14}  {found}" + (f"\n{'':26}to mend: {fix}" if fix else ""))
+    if any(good is False for _, good, _, _ in findings):
+        raise typer.Exit(1)
+
+
+def _settings(texts):
+    """NAME=VALUE texts as a dict; a value is JSON (5, 1e-3, true, ["a"]) or else the text itself."""
+    found = {}
+    for text in texts or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ValueError(f"--set takes NAME=VALUE, got '{text}'")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,89 @@
+"""The embedded data sets: drawn from a seed, each picture by itself, the same on every machine."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from ..errors import unknown
+from . import birds, scenes
+from .sample import Sample, normalize
+
+DRAWING = 1  # to be raised whenever a pixel changes: it is part of the fingerprint that results carry
+DRAWERS = {"mini-birds": birds, "mini-scenes": scenes}
+SPLITS = {"train": 20000, "val": 1000, "test": 2000}
+
+
+class Drawn(Sequence):
+    """A data set that draws picture i when it is asked for.
+
+    name, split: as given to load_data; classes: names in the order of the labels; multi_label: whether a picture can
+    show several classes; fingerprint: changes whenever the pictures would.
+    Raises UnknownName for a split other than train, val, test.
+    """
+
+    def __init__(self, name, split="test", limit=None):
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if limit is not None and not (isinstance(limit, int) and limit > 0):
+            raise ValueError(f"limit {limit!r} is not a positive number of images; None takes all {SPLITS[split]}")
+        self.name, self.split = name, split
+        self._drawer = DRAWERS[name]
+        self.classes = self._drawer.CLASSES
+        self.multi_label = name == "mini-scenes"
+        self.fingerprint = sha256(f"{name}/{split}/{DRAWING}".encode()).hexdigest()[:12]
+        self._indices = range(min(SPLITS[split], limit or SPLITS[split]))
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        """Sample for an integer; for a slice, the data set of those pictures, still undrawn."""
+        if isinstance(index, slice):
+            part = object.__new__(Drawn)
+            part.__dict__.update(self.__dict__, _indices=self._indices[index])
+            return part
+        number = self._indices[index]
+        pixels, tags, labels = self._draw(number)
+        return _sample(pixels, tags, labels, self._drawer.PARTS, f"{self.name}/{self.split}/{number}")
+
+    def __repr__(self):
+        return f"{self.name}, split {self.split}: {len(self)} images of {len(self.classes)} classes"
+
+    def pixels(self, index):
+        """Picture and labels without the annotation, the quick way to many: (uint8 [H, W, 3], labels)."""
+        pixels, tags, labels = self._draw(self._indices[index])
+        return pixels, _seen(tags, labels)
+
+    def _draw(self, number):
+        seed = np.random.SeedSequence([crc32(self.name.encode()), list(SPLITS).index(self.split), number])
+        return self._drawer.draw(np.random.default_rng(seed))
+
+
+def _seen(tags, labels):
+    """Labels of the objects of which something is visible, ascending."""
+    return tuple(sorted({labels[number - 1] for number in np.unique(tags // 16) if number}))
+
+
+def _sample(pixels, tags, labels, parts, name):
+    objects = torch.from_numpy(tags // 16).long()
+    lookup = torch.tensor((-1, *labels))
+    boxes = [[label, *_box(objects == number)] for number, label in enumerate(labels, 1) if (objects == number).any()]
+    letters = torch.from_numpy(tags % 16)
+    masks = {part: letters == number for number, part in enumerate(parts, 1)}
+    return Sample(
+        image=normalize(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255),
+        labels=_seen(tags, labels),
+        boxes=torch.tensor(boxes),
+        mask=lookup[objects],
+        parts={part: mask for part, mask in masks.items() if mask.any()},
+        id=name,
+    )
+
+
+def _box(mask):
+    """The tight half-open box (x0, y0, x1, y1) around a mask."""
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,0 +1,7 @@
+"""Every metric. A file dropped here registers its metrics by being there."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in sorted(module.name for module in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")

@@ -1,0 +1,53 @@
+"""Faithfulness: how the model's probability moves when the image is multiplied by the map.
+
+Y = p_y(x), O = p_y(x M), D = p_y(x (1 - M)); p: softmax probability (sigmoid for a multi-label model); M in [0,1]. The mask
+multiplies the normalised image, so what is masked becomes the mean colour.
+"""
+
+import torch
+
+from xai_repro.chunks import predict
+from xai_repro.registry import metric
+from xai_repro.target import probabilities, target_logit
+
+
+def probability(model, x, y):
+    """p_y(x_b) for every image b, [B]."""
+    return target_logit(probabilities(model, predict(model, x)), y)
+
+
+@metric("increase-in-confidence", higher_is_better=True, cite="chattopadhay2018gradcampp")
+def increase_in_confidence(model, x, y, maps, truth=None):
+    """Whether the part of the image that the map keeps convinces the model more than the whole image.
+
+    1[O > Y]   [LIFT-CAM supplement, tables 3 to 5 and 7; Collection-CAM, eq. 27]
+
+    0 or 1 per image; its mean is the share of images.
+    *Deviation*: Collection-CAM prints Y > O in eq. 27, which contradicts its own "higher is better".
+    """
+    return (probability(model, x * maps[:, None], y) > probability(model, x, y)).to(x.dtype)
+
+
+@metric("average-drop", higher_is_better=False, cite="chattopadhay2018gradcampp")
+def average_drop(model, x, y, maps, truth=None):
+    """How much of the probability is lost when only what the map keeps is shown.
+
+    max(0, Y - O) / Y   [LIFT-CAM supplement, tables 3 to 5 and 8; Collection-CAM, eq. 26]
+
+    In [0,1] per image; NaN where Y is 0 (the probability underflows).
+    """
+    Y = probability(model, x, y)
+    return ((Y - probability(model, x * maps[:, None], y)).clamp(min=0) / Y).where(Y > 0, torch.nan)
+
+
+@metric("average-drop-in-deletion", higher_is_better=True, cite="jung2021liftcam")
+def average_drop_in_deletion(model, x, y, maps, truth=None):
+    """How much of the probability is lost when what the map marks is taken away.
+
+    (Y - D) / Y   [LIFT-CAM supplement, tables 3 to 5 and 9]
+
+    At most 1, and negative where the model gains; NaN where Y is 0 (the probability underflows). *Deviation*: the supplement does not say whether gains are clipped; they
+    are kept here, as in two independent implementations.
+    """
+    Y = probability(model, x, y)
+    return ((Y - probability(model, x * (1 - maps[:, None]), y)) / Y).where(Y > 0, torch.nan)

@@ -1,0 +1,197 @@
+"""Training of the embedded models on the embedded data; what makes the shipped weights."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..data import load_data, normalize
+from ..errors import unknown
+from .zoo import EMBEDDED, build, for_inference, pick_device
+
+EPOCHS = {"mini-birds": 14, "mini-scenes": 10}  # species differ in small parts: more images and more passes over them
+IMAGES = {"mini-birds": 12000, "mini-scenes": 8000}
+BATCH = 64
+PEAK_RATE = 2e-3
+DECAY = 0.05
+HIDING = 0.4  # share of an image hidden at most, at the end of training
+SMOOTHING = 0.1  # keeps confidence below 1, so that metrics built on its change have something to measure
+
+
+def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto", progress=True):
+    """Train an embedded model and write its weights; returns the metrics of evaluate_model on 1000 test images.
+
+    model: "mini-vgg" or "mini-resnet"; data: "mini-birds" or "mini-scenes"; images: how many to train on;
+    out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory).
+    A run that was interrupted goes on from its last finished epoch when it is started again with the same arguments.
+    Raises UnknownName for a model that is not embedded and for an unknown data set or device; ValueError for too few
+    epochs or images.
+    """
+    if model not in EMBEDDED:
+        raise unknown("embedded model", model, EMBEDDED)
+    epochs = EPOCHS.get(data, 10) if epochs is None else epochs
+    images = IMAGES.get(data, 8000) if images is None else images
+    if epochs < 1 or images < 2:
+        raise ValueError(f"epochs {epochs}, images {images}: training takes at least one epoch and two images")
+    device = pick_device(device)
+    pictures = load_data(data, "train", limit=images)
+    out = Path(out or f"{model}--{data}.safetensors")
+    checkpoint = out.with_name(f"{out.stem}-{pictures.fingerprint}-{seed}-{epochs}-{images}.part")
+
+    net = build(model, len(pictures.classes), seed).to(device, memory_format=torch.channels_last)
+    x, y = _draw(pictures, progress)
+    batches = -(-len(x) // BATCH)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * batches, pct_start=0.2)
+    state = {"net": net, "optimizer": optimizer, "schedule": schedule}
+    bar = tqdm(range(_resume(checkpoint, state), epochs), f"train {model} on {data}", unit="epoch", disable=not progress)
+    for epoch in bar:
+        loss = _epoch(net, x, y, optimizer, schedule, pictures.multi_label, epoch / epochs, seed * 1000 + epoch)
+        bar.set_postfix(loss=f"{loss:.3f}")
+        reached = {"epoch": epoch + 1, **{name: part.state_dict() for name, part in state.items()}}
+        _write(checkpoint, lambda path: torch.save(reached, path))
+
+    net = for_inference(net).half().float()  # measured as it is shipped, in half precision
+    metrics = evaluate_model(net, load_data(data, "test"))
+    facts = {"model": model, "data": data, "seed": seed, "epochs": epochs, "images": images,
+             "classes": json.dumps(pictures.classes), "multi_label": pictures.multi_label,
+             "headroom": 1 - metrics["median_top1_probability"], **metrics}
+    tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
+    tensors = {k: v.contiguous() for k, v in tensors.items()}
+    _write(out, lambda path: path.write_bytes(save(tensors, {k: str(v) for k, v in facts.items()})))
+    checkpoint.unlink(missing_ok=True)
+    return metrics
+
+
+@torch.inference_mode()
+def evaluate_model(model, data, limit=1000):
+    """Measure a classifier on the first images of a data set from load_data.
+
+    Returns accuracy, or mean_average_precision where an image has several labels; median_top1_probability and
+    quantiles (5, 25, 50, 75, 95 %) of the largest probability (softmax, or sigmoid for several labels); n images.
+    """
+    data = data[:limit]
+    device = next(model.parameters()).device
+    logits, truth = [], []
+    for samples in DataLoader(data, 100, collate_fn=list):
+        logits.append(model(torch.stack([sample.image for sample in samples]).to(device)).cpu())
+        truth += [_multi_hot(sample.labels, len(data.classes)) for sample in samples]
+    logits, truth = torch.cat(logits), torch.stack(truth)
+    probability = (logits.sigmoid() if data.multi_label else logits.softmax(1)).amax(1)
+    if data.multi_label:
+        score = {"mean_average_precision": _mean_average_precision(logits, truth)}
+    else:
+        score = {"accuracy": float(truth[torch.arange(len(truth)), logits.argmax(1)].mean())}
+    quantiles = [round(q, 4) for q in np.quantile(probability.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()]
+    return {**score, "median_top1_probability": quantiles[2], "quantiles": quantiles, "n": len(data)}
+
+
+def _mean_average_precision(scores, truth):
+    """Mean over classes of the mean precision at each of the class's images, ranked by score: both [N, C]."""
+    ranked = truth.gather(0, scores.argsort(0, descending=True))
+    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)[:, None]
+    return float(((precision * ranked).sum(0) / ranked.sum(0)).nanmean())
+
+
+def _draw(data, progress):
+    """All pictures, uint8 [N, 3, H, W], and their labels as zeros and ones, float [N, C]; drawn on every core."""
+    bundles = [range(i, min(i + 100, len(data))) for i in range(0, len(data), 100)]
+    loader = DataLoader(_Bundles(data, bundles), batch_size=None, num_workers=os.cpu_count() or 1)
+    bundles = list(tqdm(loader, f"draw {len(data)} images", unit="bundle", leave=False, disable=not progress))
+    pixels = torch.cat([pixels for pixels, _ in bundles]).permute(0, 3, 1, 2)
+    return pixels.contiguous(memory_format=torch.channels_last), torch.cat([truth for _, truth in bundles])
+
+
+class _Bundles(torch.utils.data.Dataset):
+    """Many pictures an item, so that what passes between processes is few and large."""
+
+    def __init__(self, data, bundles):
+        self.data, self.bundles = data, bundles
+
+    def __len__(self):
+        return len(self.bundles)
+
+    def __getitem__(self, index):
+        pixels, labels = zip(*(self.data.pixels(i) for i in self.bundles[index]))
+        truth = [_multi_hot(each, len(self.data.classes)) for each in labels]
+        return torch.from_numpy(np.stack(pixels)), torch.stack(truth)
+
+
+def _multi_hot(labels, classes):
+    return torch.zeros(classes).index_fill_(0, torch.tensor(labels), 1.0)
+
+
+def _epoch(net, x, y, optimizer, schedule, multi_label, progress, seed):
+    """One pass over the pictures, at a progress in [0, 1) of the training; returns the mean loss.
+
+    All randomness comes from the seed, so a resumed run draws what an uninterrupted one would.
+    """
+    net.train()
+    device = next(net.parameters()).device
+    total = 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for rows in torch.randperm(len(x)).split(BATCH):
+            images = _augment(x[rows].to(device), HIDING * progress)
+            with _half_precision(device):
+                logits = net(images)
+            loss = _loss(logits.float(), y[rows].to(device), multi_label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(rows)
+    return total / len(x)
+
+
+def _half_precision(device):
+    """Context that computes in bfloat16 where the hardware does so, twice as fast; in float32 elsewhere."""
+    able = {"cuda": torch.cuda.is_bf16_supported, "cpu": lambda: torch.cpu.get_capabilities().get("avx512_bf16", False)}
+    return torch.autocast(device.type, torch.bfloat16, enabled=able.get(device.type, bool)())
+
+
+def _loss(logits, truth, multi_label):
+    if multi_label:
+        return F.binary_cross_entropy_with_logits(logits, truth * (1 - SMOOTHING) + SMOOTHING / 2)
+    return F.cross_entropy(logits, truth, label_smoothing=SMOOTHING)
+
+
+def _augment(pixels, hiding):
+    """Mirror, shift, change the contrast and hide patches of a batch: uint8 [B, 3, H, W] -> float, normalised.
+
+    Patches are hidden in the mean colour, zero after normalising (Hide-and-Seek, Singh and Lee 2017), in half of the
+    images and up to the share given: a network that never saw a part hidden would answer masked images at random, and
+    metrics ask it about little else. The share grows while training, since hidden birds teach a beginner nothing.
+    """
+    images = normalize(pixels.float() / 255)
+    each = {"size": (len(images), 1, 1, 1), "device": images.device}
+    images = torch.where(torch.rand(**each) < 0.5, images.flip(3), images)
+    images = images.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
+    images = images * (0.8 + 0.4 * torch.rand(**each))
+    share = hiding * (2 * torch.rand(**each) - 1)  # negative, so nothing is hidden, in half of the images
+    kept = torch.rand(len(images), 1, 8, 8, device=images.device) >= share
+    images = images * F.interpolate(kept.float(), images.shape[-2:])
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _resume(checkpoint, state):
+    """Load the last finished epoch into the named states; returns the epoch to go on with, 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, weights_only=True)
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["epoch"]
+
+
+def _write(path, write):
+    """Write a file under a temporary name and move it into place, so that it is whole or absent."""
+    temporary = path.with_name(path.name + ".tmp.part")
+    write(temporary)
+    os.replace(temporary, path)

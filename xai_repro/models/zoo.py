@@ -1,0 +1,209 @@
+"""Models by name: mini-vgg and mini-resnet with shipped weights, and torchvision's classification models."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import safe_open
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision import transforms as T
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.vgg import VGG, make_layers
+
+from ..data import MEAN, STD, load_data
+from ..errors import unknown
+
+SHIPPED = Path(__file__).parent / "weights"
+INPUT_SIZE = 96
+VGG_LAYERS = [8, 8, "M", 24, 24, "M", 48, 48, 48, "M", 96, 96, 96, "M", 128, 128, 128, "M"]  # VGG16's, narrow
+
+
+def mini_vgg(classes):
+    """VGG16's layout with fewer channels and BatchNorm for training; conv5_3 is 6x6 at 96 pixels."""
+    net = _shell(VGG, nn.Sequential(), init_weights=False)
+    net.features = make_layers(VGG_LAYERS, batch_norm=True)
+    net.avgpool = nn.AdaptiveAvgPool2d(3)
+    net.classifier = nn.Sequential(
+        nn.Linear(128 * 9, 128), nn.ReLU(True), nn.Dropout(0.1),
+        nn.Linear(128, 128), nn.ReLU(True), nn.Dropout(0.1),
+        nn.Linear(128, classes),
+    )
+    with torch.no_grad():  # start as if pooled over the whole map: what a part tells does not depend on where it is
+        weight = net.classifier[0].weight.unflatten(1, (128, 9))
+        weight.copy_(weight[..., :1].expand_as(weight))
+    return _initialise(net)
+
+
+def mini_resnet(classes):
+    """ResNet with eight narrow bottlenecks; the last stage is dilated, so that its map is 6x6 at 96 pixels."""
+    net = _shell(ResNet, Bottleneck, [1, 1, 1, 1])
+    net.inplanes, net.dilation = 32, 1
+    net.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
+    net.bn1 = nn.BatchNorm2d(32)
+    net.layer1 = net._make_layer(Bottleneck, 16, 2)
+    net.layer2 = net._make_layer(Bottleneck, 32, 2, stride=2)
+    net.layer3 = net._make_layer(Bottleneck, 64, 2, stride=2)
+    net.layer4 = net._make_layer(Bottleneck, 128, 2, stride=2, dilate=True)
+    net.fc = nn.Linear(128 * Bottleneck.expansion, classes)
+    return _initialise(net)
+
+
+EMBEDDED = {"mini-vgg": mini_vgg, "mini-resnet": mini_resnet}
+
+
+def _shell(kind, *args, **options):
+    """A torchvision network for the sake of its forward; its full-size layers are to be replaced, so none are filled."""
+    with torch.device("meta"):
+        return kind(*args, **options)
+
+
+def _initialise(net):
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def fold_batch_norm(features):
+    """Fold each BatchNorm of a Sequential into the convolution before it; the result computes the same in eval mode."""
+    folded = []
+    for layer in features:
+        if isinstance(layer, nn.BatchNorm2d):
+            # fusing is defined in eval mode only, where the statistics are constants
+            folded[-1] = fuse_conv_bn_eval(folded[-1].eval(), layer.eval())
+        else:
+            folded.append(layer)
+    return nn.Sequential(*folded)
+
+
+def build(name, classes, seed=0):
+    """An embedded model as it is trained, randomly initialised under a seed; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EMBEDDED[name](classes)
+
+
+def for_inference(model):
+    """The model as it is shipped: a VGG without BatchNorm, a ResNet as it is; in eval mode."""
+    if isinstance(model, VGG):
+        model.features = fold_batch_norm(model.features)
+    return model.eval()
+
+
+def model_names():
+    """Names that load_model takes: the embedded models, then torchvision's classification models."""
+    return [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def load_model(name, weights=None, device="auto"):
+    """Build a classifier with its weights, in eval mode.
+
+    weights, embedded models: None (those for mini-birds), "mini-birds", "mini-scenes", "random", or a .safetensors file.
+    weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file.
+    device: "auto" (a GPU if there is one), or what torch.device takes.
+    The module carries name, classes (names or None), multi_label, input_size (pixels) and fingerprint (of the weights).
+    Raises UnknownName for a name, weights or device that does not exist; ValueError for a file of another model.
+    """
+    if name not in model_names():
+        raise unknown("model", name, model_names())
+    device = pick_device(device)
+    model = _load_embedded(name, weights) if name in EMBEDDED else _load_torchvision(name, weights)
+    model.name = name
+    model.fingerprint = fingerprint(model)
+    return model.float().eval().to(device)
+
+
+def _load_embedded(name, weights):
+    if weights == "random":
+        model = for_inference(build(name, len(load_data("mini-birds").classes)))
+        return _describe(model, load_data("mini-birds").classes, False, INPUT_SIZE)
+    state, facts = read_weights(_weights_file(name, weights))
+    if facts.get("model") != name:
+        raise ValueError(f"{weights} holds weights of {facts.get('model', 'an unknown model')}, not of {name}")
+    classes = tuple(json.loads(facts["classes"]))
+    model = for_inference(build(name, len(classes)))
+    model.load_state_dict(state)
+    return _describe(model, classes, facts["multi_label"] == "True", INPUT_SIZE)
+
+
+def _load_torchvision(name, weights):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(name, weights=None)
+    published = _published(name)
+    classes = None
+    if weights == "imagenet":
+        from .imagenet import imagenet_state_dict  # reads the folder of fetched files: only where it is asked for
+
+        model.load_state_dict(imagenet_state_dict(name))
+        classes = tuple(published.meta["categories"])
+        if hasattr(model, "transform_input"):  # Inception and GoogLeNet were trained on another scaling and undo ours
+            model.transform_input = True
+    elif weights is not None:
+        model.load_state_dict(read_weights(_existing(weights, ["imagenet"]))[0])
+    return _describe(model, classes, False, published.transforms().crop_size[0])
+
+
+def _published(name):
+    """torchvision's first weights of a model, the ones the papers used, with their preprocessing and class names."""
+    return next(iter(torchvision.models.get_model_weights(name)))
+
+
+def _describe(model, classes, multi_label, input_size):
+    model.classes, model.multi_label, model.input_size = classes, multi_label, input_size
+    return model
+
+
+def _weights_file(name, weights):
+    shipped = {path.stem.removeprefix(f"{name}--"): path for path in sorted(SHIPPED.glob(f"{name}--*.safetensors"))}
+    weights = "mini-birds" if weights is None else weights
+    return shipped[weights] if weights in shipped else _existing(weights, [*shipped, "random"])
+
+
+def _existing(weights, names):
+    path = Path(weights)
+    if path.suffix != ".safetensors":
+        raise unknown("weights", weights, [*names, "a .safetensors file"])
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}")
+    return path
+
+
+def read_weights(path):
+    """Read a .safetensors file: (state dict with float tensors in float32, metadata as str -> str)."""
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}
+        facts = file.metadata() or {}
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, facts
+
+
+def fingerprint(model):
+    """The first 12 hexadecimal digits of the SHA-256 of a model's parameters and buffers."""
+    digest = sha256()
+    for key, value in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def pick_device(device="auto"):
+    """The torch.device for a name; "auto" is a GPU if there is one. Raises UnknownName where there is no such device."""
+    possible = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    possible += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if str(device) not in possible:
+        raise unknown("device", device, possible)
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def transform(model):
+    """The preprocessing of real images for a model from load_model: PIL image -> float32 [3, S, S], normalised."""
+    if getattr(model, "name", None) not in model_names():
+        raise ValueError("only models from load_model have a default transform; pass transform=... for others")
+    if model.name in EMBEDDED:
+        return T.Compose([T.Resize(INPUT_SIZE), T.CenterCrop(INPUT_SIZE), T.ToTensor(), T.Normalize(MEAN, STD)])
+    return _published(model.name).transforms()

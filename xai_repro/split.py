@@ -1,0 +1,270 @@
+"""The model cut at a layer: the trunk runs once, what lies above it (the head) runs again on other activations."""
+
+import weakref
+from collections import Counter, defaultdict
+from contextlib import contextmanager
+from copy import copy
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from xai_repro.errors import unknown
+from xai_repro.target import resolve_target, target_logit
+
+# The tensor that the CAM papers explain: the last convolutional stage after its ReLU, before any pooling.
+# A function is asked for the layer where its position varies within the architecture.
+DEFAULT_LAYERS = {
+    "ResNet": "layer4",
+    "VGG": lambda model: f"features.{_last_relu(model.features)}",
+    "AlexNet": lambda model: f"features.{_last_relu(model.features)}",
+    "DenseNet": "features",
+    "GoogLeNet": "inception5b",
+    "Inception3": "Mixed_7c",
+    "MobileNetV2": "features",
+    "MobileNetV3": "features",
+    "EfficientNet": "features",
+    "ConvNeXt": "features",
+    "RegNet": "trunk_output",
+    "ShuffleNetV2": "conv5",
+    "MNASNet": "layers",
+}
+
+
+def _last_relu(features):
+    return max(i for i, module in enumerate(features) if isinstance(module, torch.nn.ReLU))
+
+
+def default_layer(model):
+    """The name of the layer that the CAM papers explain; torchvision's classes only.
+
+    Raises ValueError, with the names of the model's last layers, for a model of another class.
+    """
+    for kind in type(model).__mro__:
+        if kind.__name__ in DEFAULT_LAYERS:
+            found = DEFAULT_LAYERS[kind.__name__]
+            return found(model) if callable(found) else found
+    names = [name for name, _ in model.named_modules() if name]
+    raise ValueError(
+        f"{type(model).__name__} has no default layer: name one with layer=...; its last layers are {', '.join(names[-8:])}"
+    )
+
+
+@contextmanager
+def outside_inference():
+    """Run outside a caller's inference mode, with gradients on or off as the caller has them (off in inference mode)."""
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad):  # inference_mode(False) alone turns gradients on
+        yield
+
+
+@contextmanager
+def evaluating(model):
+    """Run in eval mode and outside a caller's inference mode; every module's own train flag comes back, also after an error."""
+    flags = {module: module.training for module in model.modules()}
+    try:
+        for module in flags:
+            module.training = False
+        with outside_inference():
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+class Split:
+    """The model cut at the output of one layer for a batch of images.
+
+    A [B,K,h,w]: the activations there; logits [B,C]; `head(A')` runs only what lies above the layer, `grad(y)` differentiates
+    only that. Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every
+    module call that was over before the cut is skipped.
+
+    Raises UnknownName for a layer that the model lacks, ValueError for one that does not run exactly once or whose output is
+    not [B,K,h,w].
+    """
+
+    def __init__(self, model, x, layer=None):
+        with outside_inference():
+            self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
+        self.layer = default_layer(model) if layer is None else layer
+        modules = dict(model.named_modules())
+        if self.layer not in modules or not self.layer:
+            raise unknown("layer", self.layer, [name for name in modules if name])
+        self._cut = modules[self.layer]
+        with evaluating(model):
+            try:
+                self._record(copies=False)
+            except _WrittenLater:
+                self._record(copies=True)
+
+    def target(self, y):
+        """Class indices [B]: y itself where given, else the model's top-1."""
+        return resolve_target(self.logits, y)
+
+    def grad(self, y):
+        """G_kij = d logit_y / d A_kij, [B,K,h,w]; costs one backward pass of the head."""
+        with outside_inference(), torch.enable_grad():
+            score = target_logit(self._graph, y).sum()
+            (G,) = torch.autograd.grad(score, self._leaf, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(self.A) if G is None else G
+
+    def head(self, A, of=None):
+        """Logits [R,C] of activations A [R,K,h,w] put in the layer's place; row r belongs to image of[r].
+
+        of: [R] indices of images, needed only when R differs from the batch. Differentiable in A where gradients are on.
+        Raises ValueError where R differs from the batch and `of` is missing.
+        """
+        if of is None and len(A) != len(self.A):
+            raise ValueError(f"{len(A)} rows of activations for {len(self.A)} images: say with `of` which image each row belongs to")
+        of = torch.arange(len(A), device=A.device) if of is None else of
+        with evaluating(self.model):
+            while True:
+                try:
+                    return self._replay(A, of)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:
+                    # The trunk computes something between its modules that shapes alone cannot stand in for:
+                    # give it the images themselves, and where that is not enough, the values of all its calls.
+                    if self._copies:
+                        raise
+                    if self._images:
+                        fuller = copy(self)  # so that an error in between leaves this split whole
+                        fuller._record(copies=True)
+                        self.__dict__ |= fuller.__dict__
+                    self._images = True
+
+    def _record(self, copies):
+        """One forward pass: without a graph up to the layer, with one above it."""
+        self._copies = self._images = copies
+        frames, runs, handles = [[]], Counter(), []  # a frame lists the calls that are over inside one open call
+
+        def begin(module, args):
+            frames.append([])
+
+        def end(module, args, output):
+            frames.pop()
+            if module is self._cut:
+                runs["cut"] += 1
+                if runs["cut"] == 1:
+                    return self._at_cut(output, frames)
+            elif not runs["cut"]:
+                frames[-1].append((module, _Value(output, copies)))
+
+        for module in self.model.modules():
+            handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+        try:
+            with torch.no_grad():
+                output = self.model(self.x.clone())  # a clone, since the first module may write in place
+        finally:
+            for handle in handles:
+                handle.remove()
+        if runs["cut"] != 1:
+            raise ValueError(f"layer '{self.layer}' runs {runs['cut']} times in one forward pass; a cut needs a layer that runs once")
+        self._graph = logits_of(output)
+        self.logits = self._graph.detach()
+        if any(tensor._version != version for tensor, version in self._crossing):
+            raise _WrittenLater
+        if not self._graph.requires_grad:
+            raise ValueError(f"no gradient reaches layer '{self.layer}' from the logits: nothing differentiable lies between them")
+
+    def _at_cut(self, output, frames):
+        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+            got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"layer '{self.layer}' gives {got}; a cut needs activations [B,K,h,w]")
+        self.A = output.detach()
+        self._leaf = self.A.detach().requires_grad_()
+        self._skipped = defaultdict(list)
+        calls = [call for frame in frames for call in frame]
+        owner = {id(tensor): value for _, value in calls for tensor in value.alive()}  # the last call that returned it
+        owner.pop(id(output), None)  # the layer itself wrote in place: above the cut this tensor is A
+        for module, value in calls:
+            self._skipped[module].append(value.settle(owner))
+        self._crossing = [(tensor, tensor._version) for tensor in tree_leaves(list(self._skipped.values())) if isinstance(tensor, torch.Tensor)]
+        torch.set_grad_enabled(True)  # until the forward pass ends: `_record` runs under no_grad, which restores the mode
+        return self._leaf.clone()  # a clone, since the next module may write in place
+
+    def _replay(self, A, of):
+        rows, seen, patched = len(A), Counter(), {}
+
+        def rows_of(tensor):
+            if tensor.dim() == 0 or len(tensor) != len(self.A):
+                return tensor.clone()
+            return tensor.new_empty((rows, *tensor.shape[1:])) if tensor.is_meta else tensor.index_select(0, of)
+
+        def skipping(module, forward):
+            def skip(*args, **kwargs):
+                seen[module] += 1
+                if seen[module] > len(self._skipped[module]):
+                    return forward(*args, **kwargs)
+                return tree_map_only(torch.Tensor, rows_of, self._skipped[module][seen[module] - 1])
+
+            return skip
+
+        try:
+            for module in self._skipped:
+                patched[module] = module.__dict__.get("forward")
+                module.forward = skipping(module, module.forward)
+            patched[self._cut] = self._cut.__dict__.get("forward")
+            self._cut.forward = lambda *args, **kwargs: A.clone()
+            logits = logits_of(self.model(rows_of(self.x if self._images else self.x.to("meta"))))
+            if logits.is_meta:
+                raise RuntimeError("the logits have a shape only")
+            return logits
+        finally:
+            for module, own in patched.items():
+                del module.forward
+                if own is not None:
+                    module.forward = own
+
+
+class _WrittenLater(Exception):
+    """A tensor that crosses the cut was written in place after the call that returned it."""
+
+
+class _Value:
+    """What a call of the trunk returned. Whatever nobody holds any more when the cut is reached cannot matter above it,
+    so tensors are held weakly until then and replaced by their shape when they have died."""
+
+    def __init__(self, output, copies):
+        self.refs = []
+        self.copies = copies
+
+        def note(tensor):
+            tensor = tensor.detach().clone() if copies else tensor
+            self.refs.append((tensor if copies else weakref.ref(tensor), tensor._version, tensor.to("meta")))
+            return _Slot(len(self.refs) - 1)
+
+        self.output = tree_map_only(torch.Tensor, note, output)
+
+    def alive(self):
+        return [] if self.copies else [ref() for ref, _, _ in self.refs if ref() is not None]
+
+    def settle(self, owner):
+        def value(slot):
+            ref, version, shape = self.refs[slot.index]
+            if self.copies:
+                return ref
+            tensor = ref()
+            if tensor is None or owner.get(id(tensor)) is not self:
+                return shape
+            if tensor._version != version:
+                raise _WrittenLater
+            return tensor.detach()
+
+        return tree_map_only(_Slot, value, self.output)
+
+
+class _Slot:
+    """The place of a tensor in an output of any structure."""
+
+    def __init__(self, index):
+        self.index = index
+
+
+def logits_of(output):
+    """The logits among what a model returns (torchvision's auxiliary heads come as named tuples in train mode only)."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"the model gives {got}; logits [B,C] are needed")
+    return logits
