@@ -9,7 +9,7 @@ from xai_repro.errors import UnknownName
 from xai_repro.published import papers
 from xai_repro.registry import methods, metrics
 from xai_repro.tables import STANDS_IN, higher_is_better
-from test_tables import rows
+from test_tables import rows, table7
 
 
 def outcome(monkeypatch, df, **record):
@@ -162,3 +162,11 @@ def test_two_models(monkeypatch):
     df = pd.concat([rows(NOISE - 1, method="lift-cam", model="mini-a", target=1), rows(NOISE, method="grad-cam", model="mini-b", target=2)])
     claim = {"test": "better", "method": "lift-cam", "than": "grad-cam", "metric": "average-drop", "dataset": "imagenet"}
     assert outcome(monkeypatch, df, model="mini-a", than_model="mini-b", **claim)["outcome"] == "holds"
+
+
+def test_show_puts_the_outcome_first_and_saves_it(tmp_path):
+    checked = claims.check(table7({"lift-cam": 0.3, "grad-cam": 0.2}), "lift_cam")
+    html = claims.show(checked, tmp_path / "claims.csv").to_html()
+    saved = pd.read_csv(tmp_path / "claims.csv")
+    assert list(saved.columns[:2]) == ["outcome", "claim"] and len(saved) == len(checked)
+    assert saved["outcome"].isin(claims.SIGNS.values()).all() and "not run yet" in html

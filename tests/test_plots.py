@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+import xai_repro as xr
 from xai_repro import plots, tables
 from test_tables import LIFT, rows, table7
 
@@ -96,3 +97,31 @@ def test_matplotlib_settings_are_left_alone(two_images):
     before = dict(mpl.rcParams)
     plots.panel(two_images, maps("cam"))
     assert dict(mpl.rcParams) == before
+
+
+def test_families_keep_one_family_together_and_put_the_controls_last():
+    groups = dict(plots.families(maps("random", "grad-cam", "gradient", "layer-cam")))
+    assert {family: list(group) for family, group in groups.items()} == {
+        "cam": ["grad-cam", "layer-cam"],
+        "gradient": ["gradient"],
+        "control": ["random"],
+    }
+    split = dict(plots.families(maps("grad-cam", "layer-cam", "xgrad-cam"), most=2))
+    assert [list(group) for group in split.values()] == [["grad-cam", "layer-cam"], ["xgrad-cam"]]
+
+
+def test_strip_has_images_above_and_maps_below(two_images):
+    figure = plots.strip(two_images, maps("grad-cam")["grad-cam"])
+    assert len(figure.axes) == 4
+
+
+def test_contact_sheet_outlines_every_box():
+    samples = xr.load_data("mini-scenes", limit=3)
+    figure = plots.contact_sheet(samples, ["a", "b", "c"], columns=2)
+    drawn = sum(len(axis.patches) for axis in figure.axes)
+    assert drawn == sum(len(sample.boxes) for sample in samples)
+
+
+def test_show_writes_what_it_displays(two_images, tmp_path):
+    shown = plots.show(plots.strip(two_images, maps("grad-cam")["grad-cam"]), tmp_path / "new" / "strip.png")
+    assert shown.data == (tmp_path / "new" / "strip.png").read_bytes()

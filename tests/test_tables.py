@@ -203,3 +203,32 @@ def test_save_is_repeatable_and_leaves_nothing_behind(tmp_path):
     assert b"LIFT-CAM,**26.30**,**26.30**,26.30 to 26.30" in text
     assert tables.save(compared, path).read_bytes() == text and [p.name for p in path.parent.iterdir()] == ["table.csv"]
     assert tables.save(pd.DataFrame({"x": [0.123456]}), tmp_path / "plain.csv").read_text() == "x\n0.1235\n"
+
+
+# -- against knowing nothing, and the time it takes -----------------------------------------------------------------
+
+
+def test_the_best_method_is_set_beside_the_best_control():
+    means = {"grad-cam": 0.3, "layer-cam": 0.2, "random": 0.6, "center": 0.5, "edges": 0.1}
+    frame = pd.concat([rows([mean] * 9, method=method) for method, mean in means.items()])
+    (found,) = tables.against_controls(frame).to_dict("records")  # average drop: lower is better
+    assert (found["best"], found["control"], found["apart"]) == ("layer-cam", "center", "yes")
+    (edges,) = tables.against_controls(frame, controls=["edges"]).to_dict("records")
+    assert (edges["control"], edges["apart"]) == ("edges", "no")
+
+
+def test_overlapping_intervals_are_not_apart():
+    noise = np.random.default_rng(0).normal(0, 1, 50)
+    frame = pd.concat([rows(noise, method="grad-cam"), rows(noise + 0.05, method="random")])
+    assert tables.against_controls(frame)["apart"].tolist() == ["no"]
+
+
+def test_cost_is_the_median_and_a_ratio():
+    frame = pd.concat([rows([0.5] * 3, seconds=0.002), rows([0.5] * 3, method="layer-cam", seconds=0.006)])
+    assert tables.cost(frame)["milliseconds"].tolist() == pytest.approx([2, 6])
+    assert tables.cost(frame)["times grad-cam"].tolist() == pytest.approx([1, 3])
+
+
+def test_show_saves_what_it_displays(tmp_path):
+    styler = tables.show(pd.DataFrame({"a": [1.23456]}), tmp_path / "new" / "a.csv")
+    assert (tmp_path / "new" / "a.csv").read_text() == "a\n1.235\n" and "1.235" in styler.to_html()

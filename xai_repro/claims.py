@@ -260,21 +260,33 @@ def _name(method):
     return f"{method['name']} ({settings})" if settings else method["name"]
 
 
+SIGNS = {"holds": "\u2713 holds", "fails": "\u2717 fails", "undecided": "? undecided", "not run yet": "\u2013 not run yet"}
+_COLOURS = {"\u2713": "#1a7f37", "\u2717": "#cf222e", "?": "#9a6700", "\u2013": "#6e7781"}
+
+
 def show(checked, path):
-    """Save the result of `check` and return it as what a notebook displays: outcomes marked by sign and colour."""
-    save(checked, path)
-    signs = {"holds": "\u2713 holds", "fails": "\u2717 fails", "undecided": "? undecided", "not run yet": "\u2013 not run yet"}
-    colours = {"\u2713": "#1a7f37", "\u2717": "#cf222e", "?": "#9a6700", "\u2013": "#6e7781"}
-    shown = checked.assign(
-        outcome=checked["outcome"].map(signs),
-        estimate=[
-            "" if pd.isna(row.estimate) else f"{row.estimate:.3g} ({row.low:.3g} to {row.high:.3g})" for row in checked.itertuples()
-        ],
-    )
-    shown = shown[["paper", "place", "says", "outcome", "estimate", "n", "detail"]].fillna("")
+    """Save the result of `check` as a page shows it, outcome first, and return it as what a notebook displays."""
+    shown = pd.DataFrame(
+        {
+            "outcome": checked["outcome"].map(SIGNS),
+            "claim": checked["says"],
+            "place": checked["paper"] + ", " + checked["place"],
+            "estimate (95 %)": [_with_interval(*numbers) for numbers in checked[["estimate", "low", "high"]].itertuples(index=False)],
+            "images": checked["n"],
+            "tested on": [stands_in or "" for stands_in in checked["stands_in"]],
+            "detail": checked["detail"],
+        }
+    ).fillna("")
+    save(shown, path)
+    left = {"text-align": "left", "vertical-align": "top"}
     return (
         shown.style.hide(axis="index")
         .set_uuid("claims")
-        .map(lambda text: f"color: {colours[text[0]]}; font-weight: bold; white-space: nowrap", subset=["outcome"])
-        .set_properties(**{"text-align": "left", "vertical-align": "top"})
+        .map(lambda text: f"color: {_COLOURS[text[0]]}; font-weight: bold; white-space: nowrap", subset=["outcome"])
+        .set_properties(**left)
+        .set_table_styles([{"selector": "th", "props": list(left.items())}])
     )
+
+
+def _with_interval(estimate, low, high):
+    return "" if pd.isna(estimate) else f"{estimate:.3g} ({low:.3g} to {high:.3g})"

@@ -88,8 +88,8 @@ def panel(images, maps, titles=None, signed=()):
 def families(maps, most=6):
     """Maps {method: [B,H,W]} sorted into groups of at most `most` of one family: pairs (name of the group, maps)."""
     groups = {}
-    for name, stack in maps.items():
-        groups.setdefault(method_info(name).family, {})[name] = stack
+    for name in sorted(maps, key=lambda name: method_info(name).family == "control"):  # the controls last
+        groups.setdefault(method_info(name).family, {})[name] = maps[name]
     for family, group in groups.items():
         names = list(group)
         for start in range(0, len(names), most):
