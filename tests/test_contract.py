@@ -364,8 +364,11 @@ def metric_setting(name, dtype=torch.float64):
     maps = xr.normalize(torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(5), dtype=dtype))
     maps[0] = maps[0] * 0.3 + 0.7 * truth[0]
     maps[2, :3, :3] = 1
-    maps = maps if xr.metric_info(name).maps == "unit" else maps - 0.4
-    return model, x, y, xr.normalize(maps) if xr.metric_info(name).maps == "unit" else maps, truth, hyper(name, TOYS["vgg"], xr.metric_info)
+    takes = xr.metric_info(name).maps
+    maps = xr.normalize(maps) if takes == "unit" else maps - 0.4
+    if takes == "coefficients":
+        maps = xr.coefficients(model, x, y, "grad-cam", layer=TOYS["vgg"].layer).to(dtype)
+    return model, x, y, maps, truth, hyper(name, TOYS["vgg"], xr.metric_info)
 
 
 def measure(name, model, x, y, maps, truth, **options):
@@ -431,8 +434,12 @@ def test_metric_with_wrong_arguments(name):
         with raises_about(given, kind):
             measure(name, model, x, y, maps, truth, **(options | more))
 
-    refused(r"maps must be \[3, 16, 16\].*got \[3, 8, 8\]", maps=maps[:, ::2, ::2])
-    refused(r"got \[2, 16, 16\]", maps=maps[:2])
+    if xr.metric_info(name).maps == "coefficients":
+        refused(rf"{name} takes coefficients \[3,K\].*got \[3, 16, 16\]", maps=x[:, 0])
+        refused(r"got \[2, 6\]", maps=maps[:2])
+    else:
+        refused(r"maps must be \[3, 16, 16\].*got \[3, 8, 8\]", maps=maps[:, ::2, ::2])
+        refused(r"got \[2, 16, 16\]", maps=maps[:2])
     refused("NaN", maps=maps.clone().fill_(torch.nan))
     if xr.metric_info(name).maps == "unit":
         refused(rf"{name} takes maps in \[0,1\]; got .* to 2", maps=maps * 2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 import xai_repro as xr
-from toys import flops, images, peak_bytes
+from toys import flops, images, peak_bytes, seeded
 
 CAMS = ["cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam"]
 TWO_PASSES = ["increase-in-confidence", "average-drop", "average-drop-in-deletion"]
@@ -63,6 +63,89 @@ def test_controls_cost_nothing(method):
 def test_coefficients_cost_what_the_map_costs():
     spent = flops(lambda: xr.coefficients(network("resnet50"), picture(), 7, "grad-cam"))
     assert spent / forward("resnet50", flops) <= 1.05
+
+
+# -- shares of the channels --------------------------------------------------------------------------------------------------
+
+
+def spent(name, method, **options):
+    return flops(lambda: xr.coefficients(network(name), picture(), 7, method, **options)) / forward(name, flops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method, options, ceiling", [
+    ("ablation-cam", {}, 1.6), ("lift-cam", {}, 1.1), ("lrp-cam", {}, 1.05), ("lime-cam", {"samples": 512}, 1.7), ("kshap-cam", {"samples": 512}, 1.7),
+])  # fmt: skip
+def test_shares_in_the_head_of_vgg16(method, options, ceiling):
+    assert 1 <= spent("vgg16", method, **options) <= ceiling
+
+
+@pytest.mark.slow
+def test_a_permutation_in_the_head_of_vgg16():
+    """Counted for 1, 2 and 3 permutations; every one costs the same, so that 100 follow exactly."""
+    one, two, three = (spent("vgg16", "shap-cam", permutations=n) for n in (1, 2, 3))
+    assert two - one == pytest.approx(three - two, rel=1e-6)
+    assert two - one <= 0.56 and one + 99 * (two - one) <= 57
+
+
+@pytest.mark.parametrize("method", ["ablation-cam", "lift-cam", "lrp-cam", "shap-cam", "lime-cam", "kshap-cam"])
+def test_shares_in_a_linear_head(method):
+    samples = {"samples": 512} if method in ("lime-cam", "kshap-cam") else {}
+    assert 1 <= spent("resnet50", method, **samples) <= (1.6 if samples else 1.02)
+
+
+def test_score_cam_costs_a_forward_per_live_channel_and_one():
+    model, x = network("resnet18"), images(1, size=64, dtype=torch.float32)
+    rows, live = [], []
+    handles = [
+        model.conv1.register_forward_hook(lambda module, args, output: rows.append(len(output))),
+        model.layer4.register_forward_hook(lambda module, args, output: live.append((output.amax((2, 3)) > output.amin((2, 3))).sum())),
+    ]
+    xr.coefficients(model, x, 7, "score-cam")
+    for handle in handles:
+        handle.remove()
+    assert 0 < live[0] < 512 and sum(rows) == live[0] + 1
+
+
+@pytest.mark.slow
+def test_memory_of_shap_cam_on_vgg16():
+    few, many = (peak_bytes(lambda: xr.coefficients(network("vgg16"), picture(), 7, "shap-cam", permutations=n)) for n in (2, 6))
+    assert many < 1.02 * few
+
+
+class Head(torch.nn.Module):
+    """VGG's kind of head over 32 channels, pooled to 3x3, on a trunk of one layer."""
+
+    def __init__(self):
+        super().__init__()
+        nn = torch.nn
+        self.features = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(3))
+        self.classifier = nn.Sequential(nn.Linear(288, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 5))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+@pytest.mark.parametrize("chunk, numbers", [(64, (50, 300)), pytest.param(1000, (100, 10_000), marks=pytest.mark.slow)])
+def test_memory_of_shap_cam_does_not_grow_with_the_permutations(chunk, numbers):
+    model, x = seeded(Head, dtype=torch.float32), images(2, size=32, dtype=torch.float32)
+
+    def peak(permutations):
+        return peak_bytes(lambda: xr.coefficients(model, x, 1, "shap-cam", layer="features.1", permutations=permutations, chunk=chunk))
+
+    few, many = (peak(n) for n in numbers)
+    assert many - few < 0.1 * few + 2.1 * 8 * 32 * numbers[1]  # the permutations themselves, and what sorting them takes
+
+
+@pytest.mark.parametrize("method", ["ablation-cam", "kshap-cam"])
+def test_a_chunk_bounds_the_memory(method):
+    model, x = network("resnet18"), images(2, size=64, dtype=torch.float32)
+    options = {"samples": 300} if method == "kshap-cam" else {}
+
+    def peak(chunk):
+        return peak_bytes(lambda: xr.coefficients(model, x, 1, method, layer="layer3", chunk=chunk, **options))
+
+    assert peak(4) < 0.5 * peak(400)
 
 
 @pytest.mark.parametrize("metric", TWO_PASSES)

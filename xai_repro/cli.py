@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from xai_repro.errors import UnknownName, unknown
 
-_EXPECTED = (UnknownName, ValueError, TypeError, OSError)
+_EXPECTED = (UnknownName, ValueError, TypeError, OSError, ModuleNotFoundError)
 
 
 class _Commands(TyperGroup):
@@ -123,6 +123,24 @@ def train(
 
     for name, value in train_model(model, data, epochs=epochs, seed=seed, out=out, device=device).items():
         typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Argument(help="shapley.")] = "shapley",
+    quick: Annotated[bool, typer.Option("--quick", help="A small network, one repeat: seconds in place of minutes.")] = False,
+    threads: Annotated[int, typer.Option(help="Threads of torch, for ours and theirs.")] = 1,
+    results: Results = Path("results"),
+):
+    """Measure time, memory and agreement against the peers (pip install xai-repro[bench])."""
+    if suite != "shapley":
+        raise unknown("benchmark", suite, ["shapley"])
+    from xai_repro.bench import shapley, write
+
+    table = shapley(quick=quick, threads=threads)
+    for row in table.to_dict("records"):
+        typer.echo(f"{row['task']:28}  {row['ratio']:8.1f} x  {row['peer']:27}  cosine {row['cosine']:.4f}  {row['note']}")
+    typer.echo(write(table, results / "bench"))
 
 
 @app.command()

@@ -22,7 +22,7 @@ import torch
 from xai_repro import fingerprint
 from xai_repro.chunks import predict
 from xai_repro.data import load_data
-from xai_repro.explain import explain, normalize
+from xai_repro.explain import coefficients, explain, normalize
 from xai_repro.models import load_model
 from xai_repro.profiles import profile as settings_of
 from xai_repro.progress import track
@@ -57,8 +57,8 @@ def evaluate(
     same order. Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict
     themselves.
     """
-    images = settings_of(profile)["images"] if limit is None else limit
-    for name, number in (("limit", images), ("batch", batch)):
+    images = settings_of(profile)["images"] if limit is None else {"other": limit}
+    for name, number in (*(("limit", number) for number in images.values()), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} is {number!r}; a whole number of at least 1 is needed")
     models, datasets = _labelled(models, torch.nn.Module, "model"), _labelled(datasets, None, "data set")
@@ -69,7 +69,7 @@ def evaluate(
     for (model_label, model), (data_label, data) in product(models.items(), datasets.items()):
         module, samples = _model(model, data, device), _data(data)  # here, so that wrong names are found before anything runs
         _check_classes(module, samples, model_label, data_label)
-        size = min(images, len(samples))
+        size = min(images.get(data_label, images["other"]), len(samples))
         weights = (module.fingerprint if isinstance(model, str) else fingerprint.of_model(module)) if results else ""
         for start in range(0, size, BLOCK):
             stop = min(start + BLOCK, size)
@@ -88,7 +88,7 @@ def evaluate(
             if todo:
                 jobs.append(Job(model, data, model_label, data_label, start, stop, tuple(todo), batch, device, profile, weights))
 
-    with track(sum((job.stop - job.start) * len(job.todo) for job in jobs), "images explained") as step:
+    with track(sum((job.stop - job.start) * len(_by_kind(missing)) for job in jobs for _, missing in job.todo), "images explained") as step:
         for job, computed in client(jobs, step) if client else ((job, run(job, step)) for job in jobs):
             for (method, metric), table in computed.items():
                 tables[job.model_label, job.data_label, job.start, method, metric] = table
@@ -137,8 +137,8 @@ def run(job, step=lambda images: None):
     model, data = _model(job.model, job.data, job.device), _data(job.data)
     batches = list(_batches(model, data, job))
     tables = {}
-    for method, missing in job.todo:
-        maps, seconds, reason, keep = _maps(model, batches, method, job, step)
+    for method, wanted, missing in ((m, kind, group) for m, all_missing in job.todo for kind, group in _by_kind(all_missing)):
+        maps, seconds, reason, keep = _maps(model, batches, method, wanted, job, step)
         for metric, path in missing:
             values, failed, sure = _values(model, batches, maps, metric, job) if not reason else (None, reason, keep)
             table = _table(job, model, data, batches, method, metric, values, seconds, failed)
@@ -146,6 +146,14 @@ def run(job, step=lambda images: None):
                 _write(table, path)
             tables[method, metric] = table
     return tables
+
+
+def _by_kind(missing):
+    """The missing metrics sorted by what they take: maps, or coefficients."""
+    takes = {coefficients: [], explain: []}
+    for metric, path in missing:
+        takes[coefficients if metric_info(metric.name).maps == "coefficients" else explain].append((metric, path))
+    return [(function, group) for function, group in takes.items() if group]
 
 
 # -- from images to values ------------------------------------------------------------------------------------------
@@ -211,13 +219,13 @@ def _check_classes(model, data, model_label, data_label):
         )
 
 
-def _maps(model, batches, method, job, step):
-    """Maps per batch, seconds per row, reason why there are none, and whether that reason is final."""
+def _maps(model, batches, method, function, job, step):
+    """Maps (or coefficients: function) per batch, seconds per row, reason why there are none, and whether that reason is final."""
     start, maps, done = _now(batches), [], 0
     rows = sum(len(batch.ids) for batch in batches)
     try:
         for number, batch in enumerate(batches, 1):
-            maps.append(explain(model, batch.x, batch.y, method=method.name, **method.arguments))
+            maps.append(function(model, batch.x, batch.y, method=method.name, **method.arguments))
             images = (job.stop - job.start) * number // len(batches)
             step(images - done)
             done = images
@@ -270,7 +278,7 @@ def _device_of(model):
 
 
 def _path(results, data_label, model_label, method, metric, start, source):
-    code = [_code(function) for function in (explain, score, _batches, positive)]
+    code = [_code(function) for function in (explain, coefficients, score, _batches, positive)]
     code += _dependencies(method_info(method.name), method) + _dependencies(metric_info(metric.name), metric)
     cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(source, *code)}"]
     return str(Path(results, "shards", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".parquet"))
@@ -493,7 +501,7 @@ def _client(scheduler, given):
             futures = {cluster.submit(run, job, pure=False): job for job in jobs}
             for future in as_completed(futures):
                 job = futures[future]
-                step((job.stop - job.start) * len(job.todo))
+                step((job.stop - job.start) * sum(len(_by_kind(missing)) for _, missing in job.todo))
                 yield job, future.result()
 
     return runner

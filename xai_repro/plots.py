@@ -207,10 +207,11 @@ def ranks(compared):
 
 
 @_styled
-def curves(lines, x=None, bands=None, xlabel="", ylabel=""):
+def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
     """Curves on common axes, told apart by colour and by marker.
 
     lines: label -> [N] values. x: [N] positions, by default 0 to 1. bands: label -> ([N] low, [N] high), shaded.
+    log: logarithmic axes.
     Raises ValueError for a curve whose length is not that of x.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
@@ -225,6 +226,8 @@ def curves(lines, x=None, bands=None, xlabel="", ylabel=""):
         if bands and label in bands:
             axis.fill_between(places, *np.asarray(bands[label], float), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
+    if log:
+        axis.set(xscale="log", yscale="log")
     axis.grid(color="0.9")
     axis.legend(frameon=False, fontsize=10)
     return figure

@@ -23,7 +23,10 @@ def score(metric, model, x, y, maps, truth=None, **hyper):
     if y is None:
         y = predict(model, x).argmax(1)
     shape = (len(x), *x.shape[-2:])
-    if maps.shape != shape:
+    if info.maps == "coefficients":
+        if maps.dim() != 2 or len(maps) != len(x):
+            raise ValueError(f"{metric} takes coefficients [{len(x)},K] (xr.coefficients); got {list(maps.shape)}")
+    elif maps.shape != shape:
         raise ValueError(f"maps must be {list(shape)}, one per image at its resolution; got {list(maps.shape)}")
     if not torch.isfinite(maps).all():
         raise ValueError("maps must be finite; got NaN or infinity")

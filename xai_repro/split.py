@@ -75,8 +75,10 @@ class Split:
     """The model cut at the output of one layer for a batch of images.
 
     A [B,K,h,w]: the activations there; logits [B,C]; `head(A')` runs only what lies above the layer, `grad(y)` differentiates
-    only that. Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every
-    module call that was over before the cut is skipped.
+    only that. first: the first layer with weights above the cut; last: the linear layer whose output is the logits; both None
+    where that layer runs more than once.
+    Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every module call
+    that was over before the cut is skipped.
 
     Raises UnknownName for a layer that the model lacks, ValueError for one that does not run exactly once or whose output is
     not [B,K,h,w].
@@ -116,16 +118,56 @@ class Split:
         if of is None and len(A) != len(self.A):
             raise ValueError(f"{len(A)} rows of activations for {len(self.A)} images: say with `of` which image each row belongs to")
         of = torch.arange(len(A), device=A.device) if of is None else of
+        return self._above({self._cut: lambda *args: A.clone()}, of)  # a clone, since the next module may write in place
+
+    def scores(self, A, y, of, beyond_first=False):
+        """Logits [R] of the classes y [R] alone, for activations A [R,K,h,w] of the images of [R].
+
+        The last linear layer computes only its row of that class. beyond_first: A is what `first` gives instead, and only
+        what follows it runs. Where the head also uses the activations in another way, that is a RuntimeError or another
+        result: compare it once with the logits.
+        """
+        shape = torch.empty((len(of), *self.A.shape[1:]), dtype=self.A.dtype, device="meta")
+        replaced = {self._cut: lambda *args: shape if beyond_first else A.clone()}
+        if beyond_first:
+            replaced[self.first] = lambda *args: A.clone()
+        if self.last is None or self.last in replaced:
+            return self._above(replaced, of, not beyond_first).gather(1, y[:, None])[:, 0]
+
+        def own_row(h):
+            if h.is_meta:
+                raise RuntimeError("the last layer is given a shape only")
+            bias = 0 if self.last.bias is None else self.last.bias[y]
+            return (torch.einsum("rd,rd->r", h, self.last.weight[y]) + bias)[:, None]
+
+        return self._above(replaced | {self.last: own_row}, of, not beyond_first)[:, 0]
+
+    def first_input(self, A, of):
+        """What `first` is given when the activations are A [R,K,h,w] of the images of [R]."""
+
+        def stop(h, *args):
+            raise _Reached(h)
+
+        try:
+            self._above({self._cut: lambda *args: A.clone(), self.first: stop}, of)
+        except _Reached as reached:
+            return reached.args[0].detach()
+
+    def _above(self, replaced, of, record=True):
+        """Logits with the forward of some modules replaced and every call that was over before the cut skipped.
+
+        record: whether the trunk may run once more to keep the values of all its calls.
+        """
         with evaluating(self.model):
             while True:
                 try:
-                    return self._replay(A, of)
+                    return self._replay(replaced, of)
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError:
                     # The trunk computes something between its modules that shapes alone cannot stand in for:
                     # give it the images themselves, and where that is not enough, the values of all its calls.
-                    if self._copies:
+                    if self._copies or self._images and not record:
                         raise
                     if self._images:
                         fuller = copy(self)  # so that an error in between leaves this split whole
@@ -137,11 +179,16 @@ class Split:
         """One forward pass: without a graph up to the layer, with one above it."""
         self._copies = self._images = copies
         frames, runs, handles = [[]], Counter(), []  # a frame lists the calls that are over inside one open call
+        self.first, last = None, (None, None)
 
         def begin(module, args):
             frames.append([])
+            runs[module] += 1
+            if runs["cut"] and self.first is None and isinstance(getattr(module, "weight", None), torch.Tensor):
+                self.first = module
 
         def end(module, args, output):
+            nonlocal last
             frames.pop()
             if module is self._cut:
                 runs["cut"] += 1
@@ -149,6 +196,8 @@ class Split:
                     return self._at_cut(output, frames)
             elif not runs["cut"]:
                 frames[-1].append((module, _Value(output, copies)))
+            elif type(module).forward is torch.nn.Linear.forward and "forward" not in module.__dict__:
+                last = module, output
 
         for module in self.model.modules():
             handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
@@ -162,6 +211,8 @@ class Split:
             raise ValueError(f"layer '{self.layer}' runs {runs['cut']} times in one forward pass; a cut needs a layer that runs once")
         self._graph = logits_of(output)
         self.logits = self._graph.detach()
+        self.last = last[0] if last[1] is self._graph and runs[last[0]] == 1 else None
+        self.first = self.first if runs[self.first] == 1 else None
         if any(tensor._version != version for tensor, version in self._crossing):
             raise _WrittenLater
         if not self._graph.requires_grad:
@@ -183,8 +234,8 @@ class Split:
         torch.set_grad_enabled(True)  # until the forward pass ends: `_record` runs under no_grad, which restores the mode
         return self._leaf.clone()  # a clone, since the next module may write in place
 
-    def _replay(self, A, of):
-        rows, seen, patched = len(A), Counter(), {}
+    def _replay(self, replaced, of):
+        rows, seen, patched = len(of), Counter(), {}
 
         def rows_of(tensor):
             if tensor.dim() == 0 or len(tensor) != len(self.A):
@@ -204,8 +255,9 @@ class Split:
             for module in self._skipped:
                 patched[module] = module.__dict__.get("forward")
                 module.forward = skipping(module, module.forward)
-            patched[self._cut] = self._cut.__dict__.get("forward")
-            self._cut.forward = lambda *args, **kwargs: A.clone()
+            for module, forward in replaced.items():
+                patched.setdefault(module, module.__dict__.get("forward"))
+                module.forward = forward
             logits = logits_of(self.model(rows_of(self.x if self._images else self.x.to("meta"))))
             if logits.is_meta:
                 raise RuntimeError("the logits have a shape only")
@@ -215,6 +267,10 @@ class Split:
                 del module.forward
                 if own is not None:
                     module.forward = own
+
+
+class _Reached(Exception):
+    """Carries the input of the layer up to which the head was run."""
 
 
 class _WrittenLater(Exception):

@@ -171,6 +171,29 @@ def rank_agreement(df, paper, table, row="", column=""):
     return pd.DataFrame(found, columns=["group", "metric", "stands_in", "tau", "low", "high", "methods", "n"])
 
 
+def simulations(df, paper, table, runs):
+    """A paper's table of repeated runs beside ours: how often each method comes out best.
+
+    df: rows of `evaluate`; their images are dealt out to `runs` runs of equal size. The paper's runs are its numbered columns.
+    Returns one row per method: in how many runs it is best in the paper and here (ties count for all), and our smallest, mean
+    and largest run, in the paper's unit. Methods without rows have no numbers of ours.
+    """
+    joined = compare(df, paper, table)
+    scale, sign = 100 if (joined["unit"] == "%").any() else 1, 1 if higher_is_better(joined["metric"].iat[0]) else -1
+    numbered = joined[joined["column"].str.fullmatch(r".*/ \d+")]
+    printed = numbered.pivot_table(index="method", columns="column", values="paper", sort=False)
+    here = joined.dropna(subset=["ours"]).drop_duplicates("method")
+    used = df[df["metric"].isin(joined["metric"]) & df["method"].isin(here["method"])]
+    for key, stands_for in (("dataset", numbered["dataset"].iat[0]), ("model", numbered["model"].iat[0])):
+        used = used[used[key] == present(set(used[key]), key, stands_for)]
+    images = pd.factorize(used["image_id"])[0]
+    means = used.assign(run=images * runs // (images.max() + 1)).pivot_table(index="method", columns="run", values="value") * scale
+    wins = [(sign * values).eq((sign * values).max()).sum(axis=1) for values in (printed, means)]
+    found = pd.DataFrame({f"best in the paper (of {printed.shape[1]})": wins[0], f"best here (of {means.shape[1]})": wins[1]})
+    found = found.join(pd.DataFrame({"smallest run": means.min(axis=1), "mean": means.mean(axis=1), "largest run": means.max(axis=1)}))
+    return found.reindex(printed.index).rename_axis("method").reset_index()
+
+
 def kendall(order, orders):
     """Kendall's tau-b of one order [M] with many [R, M]: [R], NaN where one of the two is constant."""
     first, second = np.triu_indices(len(order), 1)
@@ -271,6 +294,23 @@ def _not_run(cell, otherwise):
         if cell[kind] not in names:
             return f"not run yet: no {kind} '{cell[kind]}' in this version"
     return f"not run yet: {otherwise}"
+
+
+def slopes(df, x, by=("dataset", "model")):
+    """Slope of log(mean value) over log(x), by least squares over the values of x, with a 95 % interval over images.
+
+    df: rows of `evaluate` with a column x; values have to be positive. Returns `by`, slope, low, high, n (images).
+    """
+    found = []
+    for key, part in df.groupby(list(by), sort=False):
+        wide = part.pivot_table(index="image_id", columns=x, values="value")
+        places = np.log(wide.columns.to_numpy(float))
+        places -= places.mean()
+        draws = np.vstack([np.ones(len(wide)), _draws(len(wide), RESAMPLES, 0)]) / len(wide)
+        fits = np.log(draws @ wide.to_numpy()) @ places / (places @ places)
+        low, high = interval(fits[1:])
+        found.append(dict(zip(by, key)) | {"slope": fits[0], "low": low, "high": high, "n": len(wide)})
+    return pd.DataFrame(found)
 
 
 # -- against knowing nothing, and the time it takes ------------------------------------------------------------------

@@ -1,0 +1,167 @@
+"""CAMs whose coefficients are the channels' shares in the logit: M_ij = ReLU(sum_k alpha_k A_kij).
+
+v(a') = S(h_A(a')) is the logit when h_A keeps the activation maps A_k with a'_k = 1 and sets the others to zero, so that
+v(1) = S(A) and v(0) = S(0); K channels. `xai_repro.game` evaluates v at the cost that the head allows.
+"""
+
+import torch
+
+from xai_repro import lifts
+from xai_repro.chunks import in_chunks
+from xai_repro.game import Game
+from xai_repro.registry import method
+from xai_repro.regression import shapley_regression, weighted_lasso
+from xai_repro.rescale import RescaleRule
+from xai_repro.target import target_logit
+
+TOGETHER = 2**26  # elements of channel contributions held at once
+
+
+def by_game(values, split, y, chunk):
+    """values(game) for all images, in groups whose channel contributions fit in memory together, of at most chunk images."""
+    K, positions = split.A.shape[1], split.A[0, 0].numel()
+    outputs = split.first.weight.shape[0] if split.first else 1
+    size = K * outputs * (positions if isinstance(split.first, torch.nn.Conv2d) else 1)
+    together = max(1, TOGETHER // size)
+    if chunk is not None:
+        together = min(chunk, together) if isinstance(chunk, int) else chunk  # what is no number is refused there
+    return in_chunks(lambda rows: values(Game(split, y, rows, chunk)), len(split.A), together)
+
+
+def at_least_one(name, number):
+    """Refuse what is no number of draws."""
+    if not isinstance(number, int) or number < 1:
+        raise ValueError(f"{name} is {number!r}; at least 1 is needed")
+
+
+def draw_permutations(channels, n, sampling, seed):
+    """Permutations [n,K] of the channels.
+
+    sampling: "plain": independent; "antithetic": each with its reverse, so that a channel that came early comes late;
+    "rotated": each with evenly spaced rotations of itself, so that every channel takes its places in turn (neighbours stay
+    neighbours, which can cost more than it gains).
+    Raises ValueError for another sampling or fewer than one permutation.
+    """
+    at_least_one("permutations", n)
+    families = {"plain": n, "antithetic": -(-n // 2), "rotated": -(-n // channels)}
+    if sampling not in families:
+        raise ValueError(f"sampling is '{sampling}'; possible: {', '.join(families)}")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(families[sampling], channels, generator=generator).argsort(1)
+    if sampling == "antithetic":
+        return torch.stack([drawn, drawn.flip(1)], 1).flatten(0, 1)[:n]
+    if sampling == "rotated":
+        turns = torch.arange(min(n, channels)) * channels // min(n, channels)
+        places = (torch.arange(channels) + turns[:, None]) % channels
+        return drawn[:, places].flatten(0, 1)[:n]
+    return drawn
+
+
+@method("ablation-cam", family="shapley", cite="desai2020ablationcam", lift=lifts.coefficients)
+def ablation_cam(split, y, *, chunk=None):
+    """What the logit loses when one channel is removed is its coefficient.
+
+    alpha_k = v(1) - v(1 without k)   [Desai & Ramaswamy 2020, eq. 3]
+
+    alpha [B,K], in logits. chunk: rows of the head per forward pass. Where the head is linear this is the Shapley value.
+    *Deviation*: the paper divides by v(1), which turns the map upside down for a negative logit; the division is left out,
+    a positive factor otherwise.
+    """
+    return by_game(lambda game: game.drops(), split, y, chunk)
+
+
+@method("shap-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
+def shap_cam(split, y, *, permutations=100, sampling="plain", seed=0, chunk=None):
+    """The Shapley value of a channel: what it adds to the logit when the channels join in random order.
+
+    alpha_k = (1/n) sum_pi [v(pre_pi(k) and k) - v(pre_pi(k))], pre_pi(k): the channels before k in permutation pi
+    [LIFT-CAM supplement, section 1]
+
+    alpha [B,K], in logits; sum_k alpha_k = v(1) - v(0) for any number of permutations. Exact where the head is linear.
+    permutations: n; the paper takes 10,000 as the truth. sampling: "plain" as in the paper, "antithetic" for less
+    variance, or "rotated" (see `draw_permutations`). seed: of the permutations, the same for every image. chunk: rows of the head per
+    forward pass. Raises ValueError for another sampling or fewer than one permutation.
+    """
+
+    def alpha(game):
+        if game.linear:
+            return game.u[..., 0]
+        return game.marginals(draw_permutations(game.channels, permutations, sampling, seed).to(game.A.device)) / permutations
+
+    draw_permutations(1, permutations, sampling, seed)  # refuses wrong arguments also where nothing is drawn
+    return by_game(alpha, split, y, chunk)
+
+
+@method("lift-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
+def lift_cam(split, y):
+    """DeepLIFT's contribution of a channel, against activations of zero: one backward pass that nears the Shapley value.
+
+    alpha_k = sum_ij C_kij, C_kij = A_kij m_kij, with m the multipliers of the rescale rule   [LIFT-CAM supplement, section 3.1]
+
+    alpha [B,K], in logits; sum_k alpha_k = v(1) - v(0). Equal to the Shapley value where the head is linear. DeepSHAP averages
+    DeepLIFT over references; with the one reference zero it is this method (section 5.1). No hyper-parameters.
+    """
+    leaf = split.A.clone().requires_grad_()
+    of = torch.arange(len(leaf), device=leaf.device).repeat(2)
+    with torch.enable_grad(), RescaleRule():
+        logits = split.head(torch.cat([leaf, torch.zeros_like(leaf)]), of)
+        (multiplier,) = torch.autograd.grad(target_logit(logits[: len(leaf)], y).sum(), leaf)
+    return (multiplier * split.A).sum((2, 3))
+
+
+@method("lrp-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
+def lrp_cam(split, y):
+    """The relevance that layer-wise relevance propagation sends to a channel.
+
+    alpha_k = sum_ij R(A_kij) = sum_ij A_kij G_kij   [LIFT-CAM supplement, eq. 1]
+
+    alpha [B,K], in logits; they do not sum to v(1) - v(0), since the biases of the head keep their share. The paper names no
+    rule; its released code uses epsilon = 1e-9 with biases in the denominators, which on ReLUs and pooling is gradient times
+    activation. No hyper-parameters.
+    """
+    return (split.grad(y) * split.A).sum((2, 3))
+
+
+@method("lime-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
+def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None):
+    """The coefficients of a sparse linear model of the logit, fitted to random coalitions of channels near the image.
+
+    argmin (1/n) sum_a' psi(a') (v(a') - alpha_0 - sum_k alpha_k a'_k)^2 + beta sum_k |alpha_k|,
+    psi(a') = exp(-||A - h_A(a')||^2 / (gamma^2 ||A||^2)), a'_k ~ Bernoulli(1/2)   [LIFT-CAM supplement, eq. 3]
+
+    alpha [B,K], in logits. samples: n; the paper runs K and 10 K. beta, gamma: as in the paper. seed: of the coalitions, the
+    same for every image. chunk: rows of the head per forward pass.
+    *Deviation*: the released code has captum's default kernel of cosine distances in place of psi; the text is followed.
+    """
+    at_least_one("samples", samples)
+    coalitions = torch.bernoulli(torch.full((samples, split.A.shape[1]), 0.5), generator=torch.Generator().manual_seed(seed))
+    coalitions = coalitions.to(split.A)
+    energy = split.A.square().sum((2, 3))
+    energy = energy / energy.sum(1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
+    kernel = torch.exp(-(energy @ (1 - coalitions).T) / gamma**2)
+    values = by_game(lambda game: game.values(coalitions), split, y, chunk)
+    return weighted_lasso(coalitions, values, kernel, beta).to(split.A)
+
+
+@method("kshap-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
+def kshap_cam(split, y, *, samples=512, seed=0, chunk=None):
+    """Kernel SHAP over the channels: a linear model of the logit, weighted so that its coefficients are Shapley values.
+
+    argmin sum_a' psi(a') (v(a') - alpha_0 - sum_k alpha_k a'_k)^2, psi(a') = (K-1) / (binom(K,|a'|) |a'| (K-|a'|)),
+    with alpha_0 = v(0) and sum_k alpha_k = v(1) - v(0)   [LIFT-CAM supplement, eq. 4]
+
+    alpha [B,K], in logits. samples: n; the paper runs K and 10 K. seed: of the coalitions, the same for every image. chunk:
+    rows of the head per forward pass.
+    *Deviation*: the paper does not say how coalitions are drawn; here in proportion to psi (so each counts alike), with the
+    infinite weights of |a'| = 0 and K as constraints. Directions that the samples leave open get equal shares.
+    """
+    at_least_one("samples", samples)
+    K = split.A.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.arange(1, K)
+    size = 1 + torch.multinomial(1 / (sizes * (K - sizes)).double(), samples, replacement=True, generator=generator)
+    places = torch.rand(samples, K, generator=generator).argsort(1).argsort(1)
+    ends = torch.stack([torch.zeros(K), torch.ones(K)])
+    coalitions = torch.cat([ends, (places < size[:, None]).float()]).to(split.A)
+    values = by_game(lambda game: game.values(coalitions), split, y, chunk)
+    return shapley_regression(coalitions[2:], values[:, 2:], values[:, 0], values[:, 1]).to(split.A)

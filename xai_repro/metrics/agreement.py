@@ -1,0 +1,36 @@
+"""Agreement of coefficients: whether a cheap estimate weighs the channels as the Shapley value does."""
+
+from collections import OrderedDict
+
+import torch
+
+from xai_repro.explain import coefficients
+from xai_repro.fingerprint import digest, of_model
+from xai_repro.registry import method_info, metric
+
+_KNOWN = OrderedDict()  # references computed last, since the same ones serve every method that is compared
+KEPT = 256
+
+
+@metric("cosine-to", higher_is_better=True, cite="lift_cam", maps="coefficients")
+def cosine_to(model, x, y, alpha, truth=None, *, reference="shap-cam", permutations=10_000, sampling="plain", seed=1, layer=None):
+    """The cosine between a method's coefficients and those of a reference, by default SHAP-CAM with 10,000 permutations.
+
+    <alpha_b, beta_b> / (|alpha_b| |beta_b|), beta: the reference's coefficients   [LIFT-CAM supplement, tables 1, 2 and 6]
+
+    In [-1,1] per image; NaN where either has no length. permutations, sampling, seed, layer: of the reference, as far as it has
+    them; the layer has to be that of the method. Raises ValueError for another number of channels.
+    """
+    settings = {"permutations": permutations, "sampling": sampling, "seed": seed, "layer": layer}
+    settings = {name: value for name, value in settings.items() if name in method_info(reference).hyper}
+    content = [tensor.detach().cpu().contiguous().numpy().tobytes() for tensor in (x, y)]
+    key = digest(of_model(model), *content, reference, settings)
+    if key not in _KNOWN:
+        _KNOWN[key] = coefficients(model, x, y, reference, **settings).cpu()
+        while len(_KNOWN) > KEPT:
+            _KNOWN.popitem(last=False)
+    beta = _KNOWN[key].to(alpha)
+    if alpha.shape != beta.shape:
+        raise ValueError(f"{alpha.shape[1]} coefficients for a reference of {beta.shape[1]} channels: name the method's layer with layer=...")
+    length = alpha.norm(dim=1) * beta.norm(dim=1)
+    return torch.where(length > 0, (alpha * beta).sum(1) / length, torch.nan)
