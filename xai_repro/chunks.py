@@ -4,8 +4,9 @@ import torch
 
 
 def default_chunk(x):
-    """Rows per forward pass for images like x: about two million pixels, 41 images at 224 x 224."""
-    return max(1, 2**21 // (x.shape[-1] * x.shape[-2]))
+    """Rows per forward pass for images like x: 10 at 224 x 224 on a CPU, whose caches like small batches, 83 on a GPU."""
+    pixels = 2**19 if x.device.type == "cpu" else 2**22
+    return max(1, pixels // (x.shape[-1] * x.shape[-2]))
 
 
 def in_chunks(function, rows, chunk):

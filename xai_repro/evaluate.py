@@ -57,8 +57,8 @@ def evaluate(
     same order. Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict
     themselves.
     """
-    images = settings_of(profile)["images"] if limit is None else limit
-    for name, number in (("limit", images), ("batch", batch)):
+    images = settings_of(profile)["images"] if limit is None else {"other": limit}
+    for name, number in (*(("limit", number) for number in images.values()), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} is {number!r}; a whole number of at least 1 is needed")
     models, datasets = _labelled(models, torch.nn.Module, "model"), _labelled(datasets, None, "data set")
@@ -69,7 +69,7 @@ def evaluate(
     for (model_label, model), (data_label, data) in product(models.items(), datasets.items()):
         module, samples = _model(model, data, device), _data(data)  # here, so that wrong names are found before anything runs
         _check_classes(module, samples, model_label, data_label)
-        size = min(images, len(samples))
+        size = min(images.get(data_label, images["other"]), len(samples))
         weights = (module.fingerprint if isinstance(model, str) else fingerprint.of_model(module)) if results else ""
         for start in range(0, size, BLOCK):
             stop = min(start + BLOCK, size)

@@ -113,7 +113,7 @@ def load_model(name, weights=None, device="auto"):
     model = _load_embedded(name, weights) if name in EMBEDDED else _load_torchvision(name, weights)
     model.name = name
     model.fingerprint = fingerprint(model)
-    return model.float().eval().to(device)
+    return model.float().eval().to(device, memory_format=torch.channels_last)  # convolutions run about twice as fast so
 
 
 def _load_embedded(name, weights):
