@@ -36,10 +36,10 @@ book: env  ## run the notebooks that are not current and build the site
 	@$(BIN)/xai-repro book --profile $(PROFILE)
 
 test: env  ## all tests, the re-run of executed notebooks among them
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: env  ## the tests that take seconds
-	@$(BIN)/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lock:  ## choose the newest allowed versions again (needs uv)
 	@uv pip compile --quiet --all-extras --universal --python-version 3.11 pyproject.toml -o requirements.lock
