@@ -19,6 +19,7 @@ from torchvision.models import vgg16
 
 from xai_repro import plots
 from xai_repro.explain import coefficients
+from xai_repro.methods.shapley import draw_permutations
 from xai_repro.models import load_model
 from xai_repro.progress import track
 from xai_repro.registry import method_info
@@ -114,10 +115,8 @@ def _comparisons(attr, cams, model, size, permutations, samples, channels):
         return lambda n=None: alpha(split, y, **(hyper if n is None else hyper | {"permutations": n}))[0]
 
     def captum(name, **options):
-        peer = getattr(attr, name)(head) if name != "Lime" else attr.Lime(head, attr_lasso(), _closeness)
+        peer = getattr(attr, name)(head) if name != "Lime" else attr.Lime(head, _lasso(), _closeness)
         if name == "ShapleyValueSampling":  # the same permutations as ours
-            from xai_repro.methods.shapley import draw_permutations
-
             peer.permutation_generator = lambda features, n: draw_permutations(features, n, "plain", 0).tolist()
 
         def run(n=None, batch=1):
@@ -126,11 +125,6 @@ def _comparisons(attr, cams, model, size, permutations, samples, channels):
             return torch.stack([shares[0, k].flatten()[0] for k in range(K)])
 
         return run
-
-    def attr_lasso():
-        from captum._utils.models.linear_model import SkLearnLasso
-
-        return SkLearnLasso(alpha=0.01 / (2 * 0.135))  # beta / 2 psi, psi about exp(-1/2 / 0.5^2)
 
     def grad_cam(name):
         def run(n=None):
@@ -157,6 +151,12 @@ def _comparisons(attr, cams, model, size, permutations, samples, channels):
         dict(task="score-cam", peer="grad-cam ScoreCAM", ours=ours("score-cam", some, weight="softmax"), theirs=grad_cam("ScoreCAM"), light=16,
              times=K / channels, ours_times=K / channels, note=f"{partly} of both, {live} of them live; corners aligned there", repeats=1),
     ]  # fmt: skip
+
+
+def _lasso():
+    from captum._utils.models.linear_model import SkLearnLasso
+
+    return SkLearnLasso(alpha=0.01 / (2 * 0.135))  # beta / (2 psi), psi about exp(-1/2 / 0.5^2)
 
 
 def _closeness(given, perturbed, coalition, **_):

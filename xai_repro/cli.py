@@ -62,7 +62,7 @@ def explain(
     weights: Annotated[
         Optional[str], typer.Option(help="mini-birds, mini-scenes, imagenet, random, or a .safetensors file.")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "grad-cam,layer-cam,gradient",
+    methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "grad-cam,lift-cam,gradient",
     layer: Annotated[Optional[str], typer.Option(help="Layer of the CAM methods; by default the last convolutional one.")] = None,
     target: Annotated[
         Optional[str], typer.Option("--class", help="Class to explain, by number or name; by default the top-1.")

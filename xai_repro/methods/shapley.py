@@ -35,26 +35,22 @@ def at_least_one(name, number):
 
 
 def draw_permutations(channels, n, sampling, seed):
-    """Permutations [n,K] of the channels.
+    """Permutations [n,K] of the channels, each of them uniformly distributed.
 
-    sampling: "plain": independent; "antithetic": each with its reverse, so that a channel that came early comes late;
-    "rotated": each with evenly spaced rotations of itself, so that every channel takes its places in turn (neighbours stay
-    neighbours, which can cost more than it gains).
+    sampling: "plain": independent; "antithetic": each with its reverse, so that a channel that came early comes late; "sobol": the
+    orders of the coordinates of scrambled Sobol points, which fill the cube more evenly than independent ones.
     Raises ValueError for another sampling or fewer than one permutation.
     """
     at_least_one("permutations", n)
-    families = {"plain": n, "antithetic": -(-n // 2), "rotated": -(-n // channels)}
-    if sampling not in families:
-        raise ValueError(f"sampling is '{sampling}'; possible: {', '.join(families)}")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand(families[sampling], channels, generator=generator).argsort(1)
+    if sampling == "plain":
+        return torch.rand(n, channels, generator=generator).argsort(1)
     if sampling == "antithetic":
+        drawn = torch.rand(-(-n // 2), channels, generator=generator).argsort(1)
         return torch.stack([drawn, drawn.flip(1)], 1).flatten(0, 1)[:n]
-    if sampling == "rotated":
-        turns = torch.arange(min(n, channels)) * channels // min(n, channels)
-        places = (torch.arange(channels) + turns[:, None]) % channels
-        return drawn[:, places].flatten(0, 1)[:n]
-    return drawn
+    if sampling == "sobol":
+        return torch.quasirandom.SobolEngine(channels, scramble=True, seed=seed).draw(n).argsort(1)
+    raise ValueError(f"sampling is '{sampling}'; possible: plain, antithetic, sobol")
 
 
 @method("ablation-cam", family="shapley", cite="desai2020ablationcam", lift=lifts.coefficients)
@@ -78,8 +74,8 @@ def shap_cam(split, y, *, permutations=100, sampling="plain", seed=0, chunk=None
     [LIFT-CAM supplement, section 1]
 
     alpha [B,K], in logits; sum_k alpha_k = v(1) - v(0) for any number of permutations. Exact where the head is linear.
-    permutations: n; the paper takes 10,000 as the truth. sampling: "plain" as in the paper, "antithetic" for less
-    variance, or "rotated" (see `draw_permutations`). seed: of the permutations, the same for every image. chunk: rows of the head per
+    permutations: n; the paper takes 10,000 as the truth. sampling: "plain" as in the paper, "antithetic" or
+    "sobol" for less variance (see `draw_permutations`). seed: of the permutations, the same for every image. chunk: rows of the head per
     forward pass. Raises ValueError for another sampling or fewer than one permutation.
     """
 
