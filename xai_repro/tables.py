@@ -164,9 +164,10 @@ def rank_agreement(df, paper, table, row="", column=""):
             continue
         printed = sign * both["paper"].to_numpy()
         means, images = _means_together(rows, both)
-        # Rounding makes methods that are equal by algebra equal in floating point too.
-        tau = kendalltau(printed, (sign * both["ours"]).round(6)).statistic
-        low, high = interval(kendall(printed, (sign * means).round(8)))
+        # Rounding makes methods that are equal by algebra equal in float32 too, whatever the order of its sums.
+        ours = both["ours"] / both["unit"].map(lambda unit: 100 if unit == "%" else 1)
+        tau = kendalltau(printed, (sign * ours).round(6)).statistic
+        low, high = interval(kendall(printed, (sign * means).round(6)))
         found.append(record | {"tau": tau, "low": low, "high": high, "methods": len(both), "n": images})
     return pd.DataFrame(found, columns=["group", "metric", "stands_in", "tau", "low", "high", "methods", "n"])
 
