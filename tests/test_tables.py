@@ -232,3 +232,24 @@ def test_cost_is_the_median_and_a_ratio():
 def test_show_saves_what_it_displays(tmp_path):
     styler = tables.show(pd.DataFrame({"a": [1.23456]}), tmp_path / "new" / "a.csv")
     assert (tmp_path / "new" / "a.csv").read_text() == "a\n1.235\n" and "1.235" in styler.to_html()
+
+
+def test_simulations_count_who_is_best_in_how_many_runs():
+    names = {f"i{n}": n for n in range(40)}
+    better_late = pd.concat([
+        rows([0.3] * 40, list(names), method="grad-cam", metric="increase-in-confidence"),
+        rows([0.2 if n < 10 else 0.4 for n in names.values()], list(names), method="lift-cam", metric="increase-in-confidence"),
+    ])  # fmt: skip
+    found = tables.simulations(better_late, "lift_cam", "7", runs=4).set_index("method")
+    assert found.loc["lift-cam", "best here (of 4)"] == 3 and found.loc["grad-cam", "best here (of 4)"] == 1
+    assert (found.loc["lift-cam", "smallest run"], found.loc["lift-cam", "largest run"]) == pytest.approx((20, 40))
+    printed = published("lift_cam", "7")
+    lift = printed[printed.column.str.contains(r"/ \d")].pivot_table(index="method", columns="column", values="value")
+    assert found.loc["lift-cam", "best in the paper (of 10)"] == (lift.loc["lift-cam"] == lift.max()).sum()
+    assert np.isnan(found.loc["score-cam", "mean"])
+
+
+def test_slope_of_a_power_law():
+    frame = pd.concat([rows([c * n**-1.5 for c in (1, 2, 3)]).assign(n=n) for n in (1, 10, 100)])
+    (found,) = tables.slopes(frame, "n").to_dict("records")
+    assert (found["slope"], found["low"], found["high"], found["n"]) == pytest.approx((-1.5, -1.5, -1.5, 3))

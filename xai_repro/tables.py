@@ -238,7 +238,7 @@ def _cells(paper, table, row, column):
     cells = _with_heading(_with_heading(cells, "row", row), "column", column)
     if cells.empty:
         raise ValueError(f"table {table} of {paper} has no cell in a row with '{row}' and a column with '{column}'")
-    in_rows = cells.groupby("row")["method"].nunique().max() == 1
+    in_rows = cells["row"].nunique() > 1 and cells.groupby("row")["method"].nunique().max() == 1
     heading, group = ("row", "column") if in_rows else ("column", "row")
     alike = cells.groupby([group, "metric", "dataset", "model", "method"])["method"].transform("size")
     return cells.assign(heading=cells[heading], group=cells[group], alike=alike, paper=cells["value"])
