@@ -1,6 +1,7 @@
 """evaluate: rows, targets, truth, failures, and shards that survive interruption, damage and change."""
 
 import json
+import os
 import pickle
 import sys
 import warnings
@@ -278,7 +279,7 @@ def test_killed_while_writing_leaves_no_shard(toys, tmp_path, monkeypatch):
     def dies(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation.os, "replace", dies)
+    monkeypatch.setattr(os, "replace", dies)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert not shards_or_none(tmp_path)

@@ -1,7 +1,6 @@
 """Models x data sets x methods x metrics -> one tidy table, in shards that survive interruption."""
 
 import json
-import os
 import platform
 import re
 import subprocess
@@ -12,7 +11,6 @@ from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +21,7 @@ from xai_repro import fingerprint
 from xai_repro.chunks import predict
 from xai_repro.data import load_data
 from xai_repro.explain import coefficients, explain, normalize
+from xai_repro.files import whole
 from xai_repro.models import load_model
 from xai_repro.profiles import profile as settings_of
 from xai_repro.progress import track
@@ -378,13 +377,8 @@ def _commit():
 
 
 def _write(table, path):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = f"{path}.{uuid4().hex[:8]}.tmp"
-    try:
+    with whole(path) as temporary:
         pq.write_table(table, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _read(path):

@@ -1,8 +1,6 @@
 """Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written but by `save`."""
 
-import os
 from pathlib import Path
-from uuid import uuid4
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from xai_repro.data import denormalize
+from xai_repro.files import whole
 from xai_repro.registry import method_info
 
 # The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
@@ -252,15 +251,9 @@ def save(figure, path, dpi=150):
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
         raise ValueError(f"'{path.name}': figures are written as .svg (charts) or .png (images)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    try:
-        with mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
     return path
 
 

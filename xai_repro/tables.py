@@ -1,15 +1,14 @@
 """From rows to tables: means with intervals, and our numbers beside the printed ones."""
 
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from xai_repro.files import whole
 from xai_repro.published import published
 from xai_repro.registry import method_info, methods, metric_info, metrics
 
@@ -427,15 +426,9 @@ def save(table, path):
         table = side_by_side(table)
     elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
         table = by_method(table)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
-    try:
+    with whole(path) as temporary:
         table.to_csv(temporary, index=table.index.name is not None, float_format="%.4g", lineterminator="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def show(table, path):
