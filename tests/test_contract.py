@@ -20,7 +20,9 @@ def hyper(name, toy, info=xr.method_info):
     """Cheap hyper-parameters, and the toy's layer where the method or metric has one."""
     known = info(name).hyper
     given = {key: value for key, value in CHEAP.items() if key in known}
-    return given | ({"layer": toy.layer} if "layer" in known else {}) | ({"layers": toy.layers} if "layers" in known else {})
+    if "layer" in known:
+        return given | {"layer": toy.layer}
+    return given | ({"layers": toy.layers} if "layers" in known else {})
 
 
 @functools.cache

@@ -33,20 +33,72 @@ DEFAULT_LAYERS = {
 def _last_relu(features):
     return max(i for i, module in enumerate(features) if isinstance(module, torch.nn.ReLU))
 
+# Where each stage of a network ends, from the input to the logits; the last one is the default layer. Of VGG's stages but the
+# last, the output of the pooling: before it, the gradient is zero at all positions but the largest of every window.
+STAGES = {
+    "ResNet": ["layer1", "layer2", "layer3", "layer4"],
+    "VGG": lambda model: [*_of_kind(model, torch.nn.MaxPool2d)[:-1], default_layer(model)],
+    "AlexNet": lambda model: [*_of_kind(model, torch.nn.MaxPool2d)[:-1], default_layer(model)],
+    "DenseNet": ["features.denseblock1", "features.denseblock2", "features.denseblock3", "features"],
+    "RegNet": ["trunk_output.block1", "trunk_output.block2", "trunk_output.block3", "trunk_output"],
+    "ConvNeXt": ["features.1", "features.3", "features.5", "features"],
+}
+
+
+def _of_kind(model, kind):
+    return [name for name, module in model.named_modules() if isinstance(module, kind)]
+
 
 def default_layer(model):
     """The name of the layer that the CAM papers explain; torchvision's classes only.
 
     Raises ValueError, with the names of the model's last layers, for a model of another class.
     """
-    for kind in type(model).__mro__:
-        if kind.__name__ in DEFAULT_LAYERS:
-            found = DEFAULT_LAYERS[kind.__name__]
-            return found(model) if callable(found) else found
+    found = _listed(model, DEFAULT_LAYERS)
+    if found is not None:
+        return found
     names = [name for name, _ in model.named_modules() if name]
     raise ValueError(
         f"{type(model).__name__} has no default layer: name one with layer=...; its last layers are {', '.join(names[-8:])}"
     )
+
+
+def stages(model, layers="all"):
+    """Names of several layers, from the input to the logits: the ends of all stages ("all"), of the last n (n), or those named.
+
+    Raises ValueError for a model whose stages are not known, or a number that is not possible; UnknownName for a name.
+    """
+    if isinstance(layers, (list, tuple)) and layers:
+        for name in layers:
+            check_layer(model, name)
+        return list(layers)
+    if layers != "all" and (not isinstance(layers, int) or isinstance(layers, bool)):
+        raise ValueError(f"layers is {layers!r}; possible: 'all' for the ends of all stages, n for the last n of them, a list of names")
+    found = _listed(model, STAGES)
+    if found is None:
+        raise ValueError(
+            f"the stages of {type(model).__name__} are not known: name layers=[...] from the input to the logits (known: {', '.join(STAGES)})"
+        )
+    if layers != "all" and not 1 <= layers <= len(found):
+        raise ValueError(f"layers is {layers}; {type(model).__name__} has {len(found)} stages: {', '.join(found)}")
+    return found if layers == "all" else found[-layers:]
+
+
+def _listed(model, table):
+    """What a table of architectures says of a model, None where it is not in it."""
+    for kind in type(model).__mro__:
+        if kind.__name__ in table:
+            found = table[kind.__name__]
+            return found(model) if callable(found) else found
+    return None
+
+
+def check_layer(model, name):
+    """The module of that name; UnknownName with the nearest match where there is none."""
+    modules = dict(model.named_modules())
+    if name not in modules or not name:
+        raise unknown("layer", name, [other for other in modules if other])
+    return modules[name]
 
 
 @contextmanager
@@ -88,10 +140,7 @@ class Split:
         with outside_inference():
             self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
         self.layer = default_layer(model) if layer is None else layer
-        modules = dict(model.named_modules())
-        if self.layer not in modules or not self.layer:
-            raise unknown("layer", self.layer, [name for name in modules if name])
-        self._cut = modules[self.layer]
+        self._cut = check_layer(model, self.layer)
         with evaluating(model):
             try:
                 self._record(copies=False)
@@ -104,10 +153,14 @@ class Split:
 
     def grad(self, y):
         """G_kij = d logit_y / d A_kij, [B,K,h,w]; costs one backward pass of the head."""
+        return self.grads(y, [])[0]
+
+    def grads(self, y, above):
+        """The gradient of logit_y with respect to A and to tensors that the forward pass computed above the cut."""
         with outside_inference(), torch.enable_grad():
-            score = target_logit(self._graph, y).sum()
-            (G,) = torch.autograd.grad(score, self._leaf, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(self.A) if G is None else G
+            score, tensors = target_logit(self._graph, y).sum(), [self._leaf, *above]
+            found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(tensor) if G is None else G for G, tensor in zip(found, tensors)]
 
     def head(self, A, of=None):
         """Logits [R,C] of activations A [R,K,h,w] put in the layer's place; row r belongs to image of[r].

@@ -17,11 +17,12 @@ def score_cam(split, y, *, weight="probability", chunk=None):
 
     alpha [B,K]; 0 for a channel that is constant over the image, which is not tried: the cost is one forward pass per live
     channel and one more. weight: "probability" as in the released code; "softmax" for the paper's box, the softmax over the
-    live channels of the logits S(x H_k) (a baseline S(X_b) would cancel). chunk: rows per forward pass.
+    live channels of the logits S(x H_k) (a baseline S(X_b) would cancel); "increase" for p_y(x H_k) - p_y(X_b) with an image of
+    zeros X_b [Collection-CAM, eqs. 1 to 3]. chunk: rows per forward pass.
     Raises ValueError for another weight.
     """
-    if weight not in ("probability", "softmax"):
-        raise ValueError(f"weight is '{weight}'; possible: probability, softmax")
+    if weight not in ("probability", "softmax", "increase"):
+        raise ValueError(f"weight is '{weight}'; possible: probability, softmax, increase")
     live = split.A.amax((2, 3)) > split.A.amin((2, 3))
     images, channels = live.nonzero(as_tuple=True)
 
@@ -33,4 +34,7 @@ def score_cam(split, y, *, weight="probability", chunk=None):
     alpha = torch.full_like(split.A[..., 0, 0], -torch.inf if weight == "softmax" else 0)
     if len(images):
         alpha[live] = in_chunks(scores, len(images), default_chunk(split.x) if chunk is None else chunk)
+    if weight == "increase":
+        empty = probabilities(split.model, predict(split.model, torch.zeros_like(split.x[:1])))[0, y]
+        alpha[live] -= empty[images]
     return alpha.softmax(1).nan_to_num(0) if weight == "softmax" else alpha
