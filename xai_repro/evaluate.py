@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 import torch
 
 from xai_repro import fingerprint
-from xai_repro.chunks import predict
 from xai_repro.data import load_data
 from xai_repro.explain import coefficients, explain, normalize
 from xai_repro.files import whole
+from xai_repro.metrics.faithfulness import logits
 from xai_repro.models import load_model
 from xai_repro.profiles import profile as settings_of
 from xai_repro.progress import track
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info
 from xai_repro.score import score
+from xai_repro.sharing import forgetting, shared, sharing
 
 COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "status"]
 BLOCK = 100  # images per shard: what an interruption can cost at most
@@ -44,8 +45,10 @@ def evaluate(
     models: names or modules; datasets: names or sequences of Sample; methods and metrics: names or (name, {hyper}).
     Each may be one item, a list, or a dict label -> item; the label is what the table calls it.
     A model of single labels is explained for its top-1 on the unmodified image, a multi-label model for each class
-    present. Metrics that take "unit" maps get the positive evidence, scaled to [0, 1] per map.
-    profile: how many images (limit overrides it). batch: rows explained at once. paper: what to write in that column.
+    present. Metrics that take "unit" maps get the positive evidence, scaled to [0, 1] per map; metrics that explain again get
+    the method and its hyper-parameters as `method` and `settings`, unless they are given a method.
+    profile: how many images (limit overrides it), and hyper-parameters for methods and metrics given by name alone.
+    batch: rows explained at once. paper: what to write in that column.
     results: folder of the shards. A cell (model, data set, method, metric, at most 100 images) whose shard is there
     is done; the shard's name carries a fingerprint of code, hyper-parameters, weights and images, so a change
     recomputes what depends on it and nothing else. None: no files.
@@ -56,12 +59,13 @@ def evaluate(
     same order. Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict
     themselves.
     """
-    images = settings_of(profile)["images"] if limit is None else {"other": limit}
+    settings = settings_of(profile)
+    images, usual = settings["images"] if limit is None else {"other": limit}, settings.get("hyper", {})
     for name, number in (*(("limit", number) for number in images.values()), ("batch", batch)):
         if not isinstance(number, int) or number < 1:
             raise ValueError(f"{name} is {number!r}; a whole number of at least 1 is needed")
     models, datasets = _labelled(models, torch.nn.Module, "model"), _labelled(datasets, None, "data set")
-    methods, metrics = _with_hyper(methods, method_info), _with_hyper(metrics, metric_info)
+    methods, metrics = _with_hyper(methods, method_info, usual), _with_hyper(metrics, metric_info, usual)
     client = _client(scheduler, [*models.values(), *datasets.values()]) if scheduler else None
 
     jobs, tables = [], {}
@@ -131,19 +135,23 @@ class Asked:
 def run(job, step=lambda images: None):
     """Compute a job and write its shards: {(method, metric): pyarrow.Table}; at top level, so that it can travel.
 
-    Maps are computed once per method for all its missing metrics, the model's top-1 once for all methods.
+    Maps are computed once per method for all its missing metrics, the logits of the images once for all methods; what the
+    metrics of a method share is forgotten with its maps.
     """
     model, data = _model(job.model, job.data, job.device), _data(job.data)
-    batches = list(_batches(model, data, job))
     tables = {}
-    for method, wanted, missing in ((m, kind, group) for m, all_missing in job.todo for kind, group in _by_kind(all_missing)):
-        maps, seconds, reason, keep = _maps(model, batches, method, wanted, job, step)
-        for metric, path in missing:
-            values, failed, sure = _values(model, batches, maps, metric, job) if not reason else (None, reason, keep)
-            table = _table(job, model, data, batches, method, metric, values, seconds, failed)
-            if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
-                _write(table, path)
-            tables[method, metric] = table
+    with sharing():
+        batches = list(_batches(model, data, job))
+        for method, wanted, missing in ((m, kind, group) for m, all_missing in job.todo for kind, group in _by_kind(all_missing)):
+            maps, seconds, reason, keep = _maps(model, batches, method, wanted, job, step)
+            with forgetting():
+                for metric, path in missing:
+                    scored = (None, reason, keep) if reason else _values(model, batches, maps, method, metric, job)
+                    values, failed, sure = scored
+                    table = _table(job, model, data, batches, method, metric, values, seconds, failed)
+                    if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
+                        _write(table, path)
+                    tables[method, metric] = table
     return tables
 
 
@@ -191,7 +199,8 @@ def _batches(model, data, job):
         samples, labels, numbers = zip(*rows[:n])
         rows = rows[n:]
         x = torch.stack([sample.image for sample in samples]).to(device)
-        y = torch.tensor(labels, device=device) if many else predict(model, x).argmax(1)
+        top = logits(model, x).argmax(1)  # also where labels are explained: the metrics share these logits
+        y = torch.tensor(labels, device=device) if many else top
         shown = [
             target if same_classes and target in sample.labels else next(iter(sample.labels), None)
             for sample, target in zip(samples, y.tolist())
@@ -234,13 +243,13 @@ def _maps(model, batches, method, function, job, step):
         return None, float("nan"), *_reason(error, method, job)
 
 
-def _values(model, batches, maps, metric, job):
+def _values(model, batches, maps, method, metric, job):
     """One value per row, or the reason why there is none, and whether that reason is final."""
     info = metric_info(metric.name)
-    shape = positive if info.maps == "unit" else lambda raw: raw
+    shape, hyper = positive if info.maps == "unit" else lambda raw: raw, _arguments(metric, method)
     try:
         values = [
-            score(metric.name, model, batch.x, batch.y, shape(raw), truth=batch.truth(info.truth), **metric.arguments)
+            score(metric.name, model, batch.x, batch.y, shape(raw), truth=batch.truth(info.truth), **hyper)
             for batch, raw in zip(batches, maps)
         ]
         return torch.cat([v.detach().double().cpu() for v in values]).tolist() if values else [], "", True
@@ -248,6 +257,18 @@ def _values(model, batches, maps, metric, job):
         return None, *_reason(error, metric, job)
 
 
+def _explains_again(metric):
+    """Whether a metric calls a method itself and leaves open which: then it is the one at hand."""
+    return {"method", "settings"} <= set(metric_info(metric.name).hyper) and "method" not in metric.arguments
+
+
+def _arguments(metric, method):
+    """The hyper-parameters of a metric, with the method at hand where it explains again."""
+    own = {"method": method.name, "settings": method.arguments} if _explains_again(metric) else {}
+    return own | metric.arguments
+
+
+@shared
 def positive(maps):
     """The positive evidence of raw maps [B,H,W], scaled to [0, 1] per map; a map without any becomes zeros."""
     return normalize(maps.clamp(min=0))
@@ -278,14 +299,16 @@ def _device_of(model):
 
 def _path(results, data_label, model_label, method, metric, start, source):
     code = [_code(function) for function in (explain, coefficients, score, _batches, positive)]
-    code += _dependencies(method_info(method.name), method) + _dependencies(metric_info(metric.name), metric)
+    code += _dependencies(method_info(method.name), method.arguments)
+    own = {"method": method.name} if _explains_again(metric) else {}
+    code += _dependencies(metric_info(metric.name), own | metric.arguments)
     cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(source, *code)}"]
     return str(Path(results, "shards", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".parquet"))
 
 
-def _dependencies(info, asked):
+def _dependencies(info, arguments):
     """Code and hyper-parameters of a method or metric, and of the methods that its hyper-parameters name."""
-    hyper = {name: value for name, value in {**info.hyper, **asked.arguments}.items() if name != "chunk"}
+    hyper = {name: value for name, value in {**info.hyper, **arguments}.items() if name != "chunk"}
     named = [value for value in hyper.values() if isinstance(value, str) and value in known_methods()]
     return [_code(info.function), repr(sorted(hyper.items())), *(_code(method_info(name).function) for name in named)]
 
@@ -436,12 +459,15 @@ def _labelled(items, single, kind):
     return found
 
 
-def _with_hyper(items, info):
-    """Methods or metrics as a list of Asked. Raises UnknownName, ValueError for doubles and for values that are not plain."""
+def _with_hyper(items, info, usual):
+    """Methods or metrics as a list of Asked; those given by name alone have the usual hyper-parameters.
+
+    Raises UnknownName, ValueError for doubles and for values that are not plain.
+    """
     is_pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], dict)
     found = []
     for label, item in _listed([items] if is_pair else items, None):
-        name, hyper = (item, {}) if isinstance(item, str) else item
+        name, hyper = (item, usual.get(item, {})) if isinstance(item, str) else item
         known = info(name)
         check_hyper(known, {key: value for key, value in hyper.items() if key != "chunk" or info is metric_info})
         try:

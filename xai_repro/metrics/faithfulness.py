@@ -8,12 +8,19 @@ import torch
 
 from xai_repro.chunks import predict
 from xai_repro.registry import metric
+from xai_repro.sharing import shared
 from xai_repro.target import probabilities, target_logit
 
 
-def probability(model, x, y):
-    """p_y(x_b) for every image b, [B]."""
-    return target_logit(probabilities(model, predict(model, x)), y)
+@shared
+def logits(model, x, mask=None):
+    """Logits [B,C] of the images, multiplied by their masks [B,H,W] where these are given."""
+    return predict(model, x if mask is None else x * mask[:, None])
+
+
+def probability(model, x, y, mask=None):
+    """p_y(x_b) for every image b, or p_y(x_b M_b), [B]."""
+    return target_logit(probabilities(model, logits(model, x, mask)), y)
 
 
 @metric("increase-in-confidence", higher_is_better=True, cite="chattopadhay2018gradcampp")
@@ -25,7 +32,7 @@ def increase_in_confidence(model, x, y, maps, truth=None):
     0 or 1 per image; its mean is the share of images.
     *Deviation*: Collection-CAM prints Y > O in eq. 27, which contradicts its own "higher is better".
     """
-    return (probability(model, x * maps[:, None], y) > probability(model, x, y)).to(x.dtype)
+    return (probability(model, x, y, maps) > probability(model, x, y)).to(x.dtype)
 
 
 @metric("average-drop", higher_is_better=False, cite="chattopadhay2018gradcampp")
@@ -37,7 +44,7 @@ def average_drop(model, x, y, maps, truth=None):
     In [0,1] per image; NaN where Y is 0 (the probability underflows).
     """
     Y = probability(model, x, y)
-    return ((Y - probability(model, x * maps[:, None], y)).clamp(min=0) / Y).where(Y > 0, torch.nan)
+    return ((Y - probability(model, x, y, maps)).clamp(min=0) / Y).where(Y > 0, torch.nan)
 
 
 @metric("average-drop-in-deletion", higher_is_better=True, cite="jung2021liftcam")
@@ -46,8 +53,8 @@ def average_drop_in_deletion(model, x, y, maps, truth=None):
 
     (Y - D) / Y   [LIFT-CAM supplement, tables 3 to 5 and 9]
 
-    At most 1, and negative where the model gains; NaN where Y is 0 (the probability underflows). *Deviation*: the supplement does not say whether gains are clipped; they
-    are kept here, as in two independent implementations.
+    At most 1, and negative where the model gains; NaN where Y is 0 (the probability underflows).
+    *Deviation*: the supplement does not say whether gains are clipped; they are kept here, as in two independent implementations.
     """
     Y = probability(model, x, y)
-    return ((Y - probability(model, x * (1 - maps[:, None]), y)) / Y).where(Y > 0, torch.nan)
+    return ((Y - probability(model, x, y, 1 - maps)) / Y).where(Y > 0, torch.nan)
