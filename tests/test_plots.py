@@ -122,6 +122,15 @@ def test_contact_sheet_outlines_every_box():
     assert drawn == sum(len(sample.boxes) for sample in samples)
 
 
+def test_boxes_are_outlined_in_every_row(two_images):
+    box = torch.tensor([[1, 2, 5, 9]])
+    figure = plots.boxes(two_images, {"all": [box, box.repeat(3, 1)], "none": [box[:0], box[:0]]}, [box, box])
+    drawn = [len(axis.patches) for axis in figure.axes]
+    assert drawn == [2, 4, 1, 1]
+    outline = figure.axes[2].patches[0]
+    assert (*outline.get_xy(), outline.get_width(), outline.get_height()) == (0.5, 1.5, 4, 7)
+
+
 def test_show_writes_what_it_displays(two_images, tmp_path):
     shown = plots.show(plots.strip(two_images, maps("grad-cam")["grad-cam"]), tmp_path / "new" / "strip.png")
     assert shown.data == (tmp_path / "new" / "strip.png").read_bytes()

@@ -22,16 +22,17 @@ def explain(model, x, y=None, method="grad-cam", layer=None, **hyper):
     return _apply(method_info(method).function, model, x, y, method, layer, hyper)
 
 
-def explain_all(model, x, y=None, names=None, layer=None):
-    """Maps of several methods (default: all) under their default settings, and why some have none.
+def explain_all(model, x, y=None, names=None, layer=None, hyper=None):
+    """Maps of several methods (default: all), and why some have none.
 
-    Returns {name: M [B,H,W]} and {name: reason} for the methods that cannot explain this model. Arguments as for `explain`.
+    hyper: {name: {hyper-parameter: value}} where a method is not to run under its default settings. Other arguments as for
+    `explain`. Returns {name: M [B,H,W]} and {name: reason} for the methods that cannot explain this model.
     """
     maps, reasons = {}, {}
     for name in methods() if names is None else names:
         takes_layer = "layer" in method_info(name).hyper
         try:
-            maps[name] = explain(model, x, y, name, layer if takes_layer else None)
+            maps[name] = explain(model, x, y, name, layer if takes_layer else None, **(hyper or {}).get(name, {}))
         except NotApplicable as reason:
             reasons[name] = str(reason)
     return maps, reasons

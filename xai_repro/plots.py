@@ -148,6 +148,48 @@ def _fitting(label, inches):
 
 
 @_styled
+def boxes(images, proposed, true):
+    """Images with their true boxes in white and proposed ones in colour, one row per way of proposing.
+
+    images: [B,3,H,W] as the models take them. proposed: label -> a list of boxes [N,4] (x0, y0, x1, y1; half-open) per image;
+    true: such a list.
+    """
+    figure = Figure(figsize=(WIDTH, len(proposed) * (WIDTH / len(images) + 0.3)), layout="constrained")
+    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    for number, ((label, found), axes) in enumerate(zip(proposed.items(), figure.subplots(len(proposed), len(images), squeeze=False))):
+        axes[0].set_title(label, loc="left", fontsize=11)
+        for axis, picture, ours, theirs in zip(axes, colours, found, true):
+            axis.imshow(picture)
+            axis.set_axis_off()
+            for rows, colour, width in ((theirs, "white", 3), (ours, COLOURS[1], 2)):
+                for x0, y0, x1, y1 in rows.tolist():
+                    axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
+    return figure
+
+
+@_styled
+def ratios(compared):
+    """Times as multiples of Grad-CAM's on a logarithmic axis: measured, by the cost model, and the paper's, one panel per setting.
+
+    compared: the result of `timing.table`.
+    """
+    parts = list(compared.groupby(["model", "size"], sort=False))
+    methods = list(dict.fromkeys(compared["method"]))
+    figure, axes = _grid(len(parts), 0.36 * len(methods) + 1.3)
+    for axis, ((model, size), part) in zip(axes, parts):
+        for number, column in enumerate(("ours", "cost model", "paper")):
+            places = [methods.index(method) for method in part["method"]]
+            axis.plot(part[column], places, MARKERS[number], color=COLOURS[number], markersize=7, label=column, alpha=0.85)
+        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5), xscale="log")
+        axis.set_title(f"{model}, {size} px", fontsize=11, loc="left")
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+    axes[0].legend(frameon=False, fontsize=9, loc="upper right")
+    figure.supxlabel("time / Grad-CAM's time", fontsize=11)
+    return figure
+
+
+@_styled
 def bars(summarised):
     """Means with 95 % intervals: one panel per metric, one line per method, the best in colour.
 
