@@ -106,3 +106,14 @@ def test_models_count_by_structure_and_weights():
 def test_digest_tells_parts_apart():
     assert fingerprint.digest("ab", "c") != fingerprint.digest("a", "bc")
     assert fingerprint.digest({"a": 1, "b": 2}) == fingerprint.digest({"b": 2, "a": 1})
+
+
+def test_a_function_without_a_file_counts_by_what_its_inner_functions_do():
+    """As a method written in a notebook: the same in two processes (an address is not), another where a lambda inside is another."""
+
+    def written(number):
+        space = {"__name__": "notebook"}
+        exec(f"def method(x):\n    return sum((lambda v: v + {number})(one) for one in x)", space)
+        return fingerprint.of_code(space["method"])
+
+    assert written(1) == written(1) != written(2)

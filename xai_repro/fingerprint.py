@@ -9,7 +9,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import torch
 
@@ -40,8 +40,14 @@ def of_code(function):
         if name in _bindings(module):
             _follow(module, name, module.split(".")[0], seen, found)
         else:
-            found.append(f"{root.__code__.co_code.hex()} {root.__code__.co_consts!r}")
+            found.append(_byte_code(root.__code__))
     return digest(*sorted(set(found)))
+
+
+def _byte_code(code):
+    """A code object as text: the same in every process, which its own representation is not."""
+    inner = [_byte_code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def of_model(model):
