@@ -21,12 +21,12 @@ $(STAMP): requirements.lock pyproject.toml
 ifeq ($(UV),)
 	@echo "environment: installing the locked packages into $(VENV) with pip (a few minutes the first time)"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 else
 	@echo "environment: installing the locked packages into $(VENV) with uv"
 	@test -x $(BIN)/python || uv venv --quiet --python $(PYTHON) $(VENV)
-	@uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@uv pip install --quiet --python $(BIN)/python --no-deps -r requirements.lock
 	@uv pip install --quiet --python $(BIN)/python --no-deps -e .
 endif
 	@touch $@
