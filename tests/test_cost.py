@@ -179,3 +179,33 @@ def test_the_instruments():
         (leaf.exp() * 2).exp().sum().backward()
 
     assert peak_bytes(graph) >= 4 * 4 * 500_000
+
+
+# -- gradients of the image over many points -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["deconvnet", "guided-backprop"])
+def test_other_backward_passes_cost_what_the_gradient_costs(method):
+    assert 1.9 <= cost("resnet18", method, flops) <= 2.05
+
+
+@pytest.mark.parametrize("method, number, passes", [
+    ("integrated-gradients", "steps", 1), ("smoothgrad", "samples", 1), ("xrai", "steps", 2),
+])  # fmt: skip
+def test_a_forward_and_a_backward_for_each_point(method, number, passes):
+    """At most 2n + 1 with n points (4n + 1 from two baselines). Counted for 1 and 2; every one costs the same, so that 100 follow."""
+    model, x = network("resnet18"), picture()
+    one, two, unknown = (flops(lambda: xr.explain(model, x, y, method, **{number: n})) for y, n in ((7, 1), (7, 2), (None, 1)))
+    assert two == 2 * one and one <= 2 * passes * forward("resnet18", flops)
+    assert unknown == one + forward("resnet18", flops)
+
+
+@pytest.mark.parametrize("method, number", [("integrated-gradients", "steps"), ("smoothgrad", "samples")])
+def test_memory_does_not_grow_with_the_points(method, number):
+    model, x = seeded(Head, dtype=torch.float32), images(2, size=32, dtype=torch.float32)
+
+    def peak(n, chunk=4):
+        return peak_bytes(lambda: xr.explain(model, x, 1, method, chunk=chunk, **{number: n}))
+
+    assert peak(40) < 1.05 * peak(4)
+    assert peak(40) < 0.3 * peak(40, chunk=80)

@@ -1,7 +1,13 @@
 """Maps from the gradient of the logit with respect to the image: g_cij = dS/dx_cij."""
 
+import zlib
+
 import torch
 
+from xai_repro.chunks import default_chunk, in_chunks, predict
+from xai_repro.errors import NotApplicable
+from xai_repro.methods.shapley import at_least_one
+from xai_repro.rectify import ReLURule
 from xai_repro.registry import method
 from xai_repro.split import evaluating, logits_of
 from xai_repro.target import target_logit
@@ -13,6 +19,48 @@ def input_gradient(model, x, y):
         leaf = x.detach().clone().requires_grad_()
         (g,) = torch.autograd.grad(target_logit(logits_of(model(leaf.clone())), y).sum(), leaf)
     return g
+
+
+def mean_gradient(model, x, y, points, n, chunk=None):
+    """(1/n) sum_s g(p_bs) over n points p_bs of every image, [B,3,H,W], in passes of at most `chunk` rows.
+
+    points(images, some) -> p [b,s,3,H,W] makes those of two slices when they are needed. Points and gradients are not kept, so
+    memory does not grow with n. Costs n forward and n backward passes.
+    """
+
+    def of_images(images):
+        total, own = torch.zeros_like(x[images]), y[images]
+
+        def add(some):
+            p = points(images, some)
+            g = input_gradient(model, p.flatten(0, 1), own.repeat_interleave(p.shape[1]))
+            total.add_(g.unflatten(0, p.shape[:2]).sum(1))
+            return total[:0]  # nothing to join: the sum is all that is kept
+
+        in_chunks(add, n, max(1, chunk // len(total)))
+        return total / n
+
+    chunk = default_chunk(x) if chunk is None else chunk
+    return in_chunks(of_images, len(x), chunk)
+
+
+def path_integral(model, x, x0, y, steps, chunk=None):
+    """(x - x0) times the mean of g over the middles of `steps` equal pieces of the straight path from x0 to x, [B,3,H,W]."""
+    at_least_one("steps", steps)
+    t = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).to(x).view(-1, 1, 1, 1)
+
+    def points(images, some):
+        return x0[images, None] + t[some] * (x - x0)[images, None]
+
+    return (x - x0) * mean_gradient(model, x, y, points, steps, chunk)
+
+
+def gradient_through(model, x, y, rule):
+    """The map of `gradient` where every ReLU hands back rule(g, y). Raises NotApplicable for TorchScript, which hides its ReLUs."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NotApplicable("the ReLUs of a TorchScript model cannot be reached: explain the model that it was made from")
+    with ReLURule(rule):
+        return gradient(model, x, y)
 
 
 @method("gradient", family="gradient", cite="simonyan2014deep")
@@ -36,3 +84,80 @@ def linear_approximation(model, x, y=None):
     ReLUs without biases the map sums to the logit. No hyper-parameters.
     """
     return (x * input_gradient(model, x, y)).sum(1)
+
+
+@method("deconvnet", family="gradient", cite="zeiler2014deconvnet", needs="ReLUs that Python calls (no TorchScript)")
+def deconvnet(model, x, y=None):
+    """The gradient with ReLUs that let positive gradients pass, whatever their input was.
+
+    M_ij = max_c |g_cij|, where backwards through y = ReLU(z): g_z = max(g_y, 0)   [Zeiler & Fergus 2014, section 2.1]
+
+    M [B,H,W] >= 0. Max-pooling hands the gradient to the position of the maximum (the paper's switches). Every ReLU counts, also
+    functional, in-place and reused ones; other non-linearities (and a ReLU written as a clamp) keep their gradient. No
+    hyper-parameters. Raises NotApplicable for a TorchScript model.
+    *Deviation*: the paper starts at one activation of a layer and shows the colours; here at the logit, with the largest of the
+    colours, as in TorchRay, whose benchmark then also blurs the map.
+    """
+    return gradient_through(model, x, y, lambda g, y: g.clamp(min=0))
+
+
+@method("guided-backprop", family="gradient", cite="springenberg2015guided", needs="ReLUs that Python calls (no TorchScript)")
+def guided_backprop(model, x, y=None):
+    """The gradient with ReLUs that let only positive gradients pass, and only where their input was positive.
+
+    M_ij = max_c |g_cij|, where backwards through y = ReLU(z): g_z = max(g_y, 0) 1[z > 0]   [Springenberg et al. 2015, figure 1]
+
+    M [B,H,W] >= 0. Equal to the gradient where no gradient at a ReLU is negative. Every ReLU counts, also functional, in-place and
+    reused ones; other non-linearities (and a ReLU written as a clamp) keep their gradient. No hyper-parameters. Raises
+    NotApplicable for a TorchScript model.
+    *Deviation*: TorchRay's benchmark also blurs the map.
+    """
+    return gradient_through(model, x, y, lambda g, y: g.clamp(min=0) * (y > 0))
+
+
+@method("integrated-gradients", family="gradient", cite="sundararajan2017ig", signed=True)
+def integrated_gradients(model, x, y=None, *, steps=50, baseline="zero", chunk=None):
+    """What every pixel contributes to the logit on the way from an image without content to this one.
+
+    M_ij = sum_c (x_cij - x0_cij) int_0^1 g_cij(x0 + t (x - x0)) dt   [Sundararajan et al. 2017, eq. 1]
+
+    M [B,H,W], signed, in logits; it sums to S(x) - S(x0), up to the error of the integral. steps: n pieces of the path, each
+    evaluated in its middle (the paper: 20 to 300 points). baseline: x0, "zero", the mean colour in normalised images. chunk: rows
+    per forward pass, images times steps. Costs n forward and n backward passes and, where y is not given, one forward pass more.
+    Raises ValueError for fewer than one step or another baseline.
+    *Deviation*: the paper's sum takes the pieces' ends (eq. 3) and the released code points from 0 to 1 with both ends counted in
+    full, which for few steps miss the integral by more. Colours are summed, not taken by their absolute values.
+    """
+    if baseline != "zero":
+        raise ValueError(f"baseline is {baseline!r}; possible: zero")
+    y = predict(model, x, chunk).argmax(1) if y is None else y
+    return path_integral(model, x, torch.zeros_like(x), y, steps, chunk).sum(1)
+
+
+@method("smoothgrad", family="gradient", cite="smilkov2017smoothgrad")
+def smoothgrad(model, x, y=None, *, samples=25, noise=0.15, seed=0, chunk=None):
+    """The gradient, averaged over copies of the image with noise.
+
+    M_ij = max_c |(1/n) sum_s g_cij(x + e_s)|, e_s ~ Normal(0, sigma^2), sigma = noise (max x - min x)   [Smilkov et al. 2017]
+
+    M [B,H,W] >= 0, in logits per unit of normalised colour. samples: n, 25 in the released code (the paper sees little change
+    beyond 50). noise: 0.15 in the released code (the paper: 0.1 to 0.2); without noise this is the gradient. The noise is drawn
+    from the seed and the pixels of the image, so that a map depends on its own image alone and every image has other noise.
+    chunk: rows per forward pass, images times samples. Costs n forward and n backward passes and, where y is not given, one forward
+    pass more. Raises ValueError for fewer than one sample or negative noise.
+    """
+    at_least_one("samples", samples)
+    if not noise >= 0:
+        raise ValueError(f"noise is {noise!r}; a fraction of the image's range is needed, at least 0")
+    y = predict(model, x, chunk).argmax(1) if y is None else y
+    sigma = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3))).view(-1, 1, 1, 1, 1)
+    seeds = [zlib.crc32(image.contiguous().float().cpu().numpy().tobytes(), seed) for image in x]
+
+    def draw(number):
+        return torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(number))
+
+    def points(images, some):
+        drawn = torch.stack([draw(first + s) for first in seeds[images] for s in range(samples)[some]])
+        return x[images, None] + sigma[images] * drawn.to(x).unflatten(0, (len(seeds[images]), -1))
+
+    return mean_gradient(model, x, y, points, samples, chunk).abs().amax(1)
