@@ -439,6 +439,35 @@ def test_interrupted_then_resumed_equals_uninterrupted(toys, tmp_path, small_blo
     assert half.items() <= shards(tmp_path).items()
 
 
+def test_maps_that_took_long_serve_metrics_asked_for_later(toys, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "SLOW", 0)
+    run(tmp_path, metrics=["toy-mean"], methods=["toy-channel"])
+    assert toys["toy-channel"] == 3 and len(list((tmp_path / "maps").glob("*.safetensors"))) == 1
+    later = run(tmp_path, methods=["toy-channel"])
+    assert toys["toy-channel"] == 3 and later.groupby("metric")["seconds"].first().nunique() == 1
+    pd.testing.assert_frame_equal(stable(later), stable(run(methods=["toy-channel"])))
+    calls = toys["toy-channel"]
+    for changed in ({"methods": [("toy-channel", {"gain": 2.0})]}, {"data": Data(samples(8)[1:])}, {"limit": 5}):
+        run(tmp_path, metrics=["toy-mean"], **({"methods": ["toy-channel"]} | changed))
+    assert toys["toy-channel"] > calls + 3  # none of them is the same cell
+
+
+def test_maps_that_were_quick_are_not_kept(toys, tmp_path):
+    run(tmp_path)
+    assert not (tmp_path / "maps").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_damaged_maps_are_made_again(toys, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(evaluation, "SLOW", 0)
+    run(tmp_path, metrics=["toy-mean"], methods=["toy-channel"])
+    (path,) = (tmp_path / "maps").iterdir()
+    path.write_bytes(path.read_bytes()[:-40] if content is None else content)
+    with pytest.warns(RuntimeWarning, match="is damaged: its maps are made again"):
+        later = run(tmp_path, methods=["toy-channel"])
+    pd.testing.assert_frame_equal(stable(later), stable(run(methods=["toy-channel"])))
+
+
 def test_killed_while_writing_leaves_no_shard(toys, tmp_path, monkeypatch):
     def dies(*_):
         raise KeyboardInterrupt

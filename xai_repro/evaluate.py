@@ -16,6 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from xai_repro import fingerprint
 from xai_repro.data import load_data
@@ -31,6 +33,7 @@ from xai_repro.sharing import forgetting, shared, sharing
 
 COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "status"]
 BLOCK = 100  # images per shard: what an interruption can cost at most
+SLOW = 20  # seconds: maps of a block that took longer are kept beside the shards, for metrics asked for later
 
 # What a method or metric says when it does not apply to a model or an image; anything else is a surprise.
 _NOT_APPLICABLE = (ValueError, TypeError, LookupError, NotImplementedError)
@@ -51,7 +54,7 @@ def evaluate(
     batch: rows explained at once. paper: what to write in that column.
     results: folder of the shards. A cell (model, data set, method, metric, at most 100 images) whose shard is there
     is done; the shard's name carries a fingerprint of code, hyper-parameters, weights and images, so a change
-    recomputes what depends on it and nothing else. None: no files.
+    recomputes what depends on it and nothing else. Maps that took long to make are kept there too. None: no files.
     scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
 
     Returns a DataFrame with the columns COLUMNS: value float, NaN where undefined or not applicable; seconds per
@@ -87,11 +90,11 @@ def evaluate(
                     if tables[key] is None:
                         missing.append((metric, path))
                 if missing:
-                    todo.append((method, tuple(missing)))
+                    todo.append((method, tuple(missing), results and _maps_path(results, data_label, model_label, method, start, source, batch)))
             if todo:
                 jobs.append(Job(model, data, model_label, data_label, start, stop, tuple(todo), batch, device, profile, weights))
 
-    with track(sum((job.stop - job.start) * len(_by_kind(missing)) for job in jobs for _, missing in job.todo), "images explained") as step:
+    with track(sum((job.stop - job.start) * len(_by_kind(missing)) for job in jobs for _, missing, _ in job.todo), "images explained") as step:
         for job, computed in client(jobs, step) if client else ((job, run(job, step)) for job in jobs):
             for (method, metric), table in computed.items():
                 tables[job.model_label, job.data_label, job.start, method, metric] = table
@@ -112,7 +115,7 @@ class Job:
     data_label: str
     start: int
     stop: int
-    todo: tuple  # of (Asked method, ((Asked metric, path or None), ...))
+    todo: tuple  # of (Asked method, ((Asked metric, path or None), ...), path of the maps or None)
     batch: int
     device: str
     profile: str
@@ -142,8 +145,8 @@ def run(job, step=lambda images: None):
     tables = {}
     with sharing():
         batches = list(_batches(model, data, job))
-        for method, wanted, missing in ((m, kind, group) for m, all_missing in job.todo for kind, group in _by_kind(all_missing)):
-            maps, seconds, reason, keep = _maps(model, batches, method, wanted, job, step)
+        for method, wanted, missing, kept in ((m, *part, path) for m, every, path in job.todo for part in _by_kind(every)):
+            maps, seconds, reason, keep = _kept(model, batches, method, wanted, job, step, kept)
             with forgetting():
                 for metric, path in missing:
                     scored = (None, reason, keep) if reason else _values(model, batches, maps, method, metric, job)
@@ -227,6 +230,27 @@ def _check_classes(model, data, model_label, data_label):
         )
 
 
+def _kept(model, batches, method, function, job, step, path):
+    """What `_maps` gives, read from a file where an earlier run kept it, and kept where it took long."""
+    if function is not explain or not path:
+        return _maps(model, batches, method, function, job, step)
+    if Path(path).exists():
+        try:
+            with safe_open(path, framework="pt") as file:
+                maps = [file.get_tensor(str(n)).to(batch.x) for n, batch in enumerate(batches)]
+                seconds = float(file.metadata()["seconds"])
+            step(job.stop - job.start)
+            return maps, seconds, "", True
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            warnings.warn(f"{path} is damaged: its maps are made again", RuntimeWarning, stacklevel=2)
+    made = maps, seconds, reason, _ = _maps(model, batches, method, function, job, step)
+    if not reason and seconds * sum(len(batch.ids) for batch in batches) > SLOW:
+        with whole(path) as temporary:
+            tensors = {str(n): one.contiguous().cpu() for n, one in enumerate(maps)}
+            save_file(tensors, temporary, metadata={"seconds": repr(seconds)})
+    return made
+
+
 def _maps(model, batches, method, function, job, step):
     """Maps (or coefficients: function) per batch, seconds per row, reason why there are none, and whether that reason is final."""
     start, maps, done = _now(batches), [], 0
@@ -304,6 +328,12 @@ def _path(results, data_label, model_label, method, metric, start, source):
     code += _dependencies(metric_info(metric.name), own | metric.arguments)
     cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(source, *code)}"]
     return str(Path(results, "shards", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".parquet"))
+
+
+def _maps_path(results, data_label, model_label, method, start, source, batch):
+    code = [_code(function) for function in (explain, _batches)] + _dependencies(method_info(method.name), method.arguments)
+    cell = [data_label, model_label, method.name, f"{start:06d}-{fingerprint.digest(source, batch, *code)}"]
+    return str(Path(results, "maps", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".safetensors"))
 
 
 def _dependencies(info, arguments):
@@ -521,7 +551,7 @@ def _client(scheduler, given):
             futures = {cluster.submit(run, job, pure=False): job for job in jobs}
             for future in as_completed(futures):
                 job = futures[future]
-                step((job.stop - job.start) * sum(len(_by_kind(missing)) for _, missing in job.todo))
+                step((job.stop - job.start) * sum(len(_by_kind(missing)) for _, missing, _ in job.todo))
                 yield job, future.result()
 
     return runner
