@@ -127,19 +127,19 @@ def train(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Argument(help="shapley.")] = "shapley",
-    quick: Annotated[bool, typer.Option("--quick", help="A small network, one repeat: seconds in place of minutes.")] = False,
+    suite: Annotated[str, typer.Argument(help="maps, curves, shapley or all.")] = "all",
+    quick: Annotated[bool, typer.Option("--quick", help="Small networks: a minute or two in place of an hour.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of torch, for ours and theirs.")] = 1,
     results: Results = Path("results"),
 ):
     """Measure time, memory and agreement against the peers (pip install xai-repro[bench])."""
-    if suite != "shapley":
-        raise unknown("benchmark", suite, ["shapley"])
-    from xai_repro.bench import shapley, write
+    from xai_repro.bench import run, write
 
-    table = shapley(quick=quick, threads=threads)
+    table = run(suite, quick=quick, threads=threads)
     for row in table.to_dict("records"):
-        typer.echo(f"{row['task']:28}  {row['ratio']:8.1f} x  {row['peer']:27}  cosine {row['cosine']:.4f}  {row['note']}")
+        ratio = row["cpu_ratio" if threads == 1 else "ratio"]
+        setting = f"{row['network']:9}  {row['images']:2}  {row['task']:33}  {ratio:7.2f} x  {row['peer']:32}"
+        typer.echo(f"{setting}  {row['verdict']:7}  cosine {row['cosine']:.4f}  {row['note']}".rstrip())
     typer.echo(write(table, results / "bench"))
 
 

@@ -95,10 +95,12 @@ def _listed(model, table):
 
 def check_layer(model, name):
     """The module of that name; UnknownName with the nearest match where there is none."""
-    modules = dict(model.named_modules())
-    if name not in modules or not name:
-        raise unknown("layer", name, [other for other in modules if other])
-    return modules[name]
+    try:
+        if name:
+            return model.get_submodule(name)
+    except AttributeError:
+        pass
+    raise unknown("layer", name, [other for other, _ in model.named_modules() if other])
 
 
 @contextmanager
@@ -112,15 +114,15 @@ def outside_inference():
 @contextmanager
 def evaluating(model):
     """Run in eval mode and outside a caller's inference mode; every module's own train flag comes back, also after an error."""
-    flags = {module: module.training for module in model.modules()}
+    training = [module for module in model.modules() if module.training]
     try:
-        for module in flags:
+        for module in training:
             module.training = False
         with outside_inference():
             yield
     finally:
-        for module, training in flags.items():
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 class Split:
@@ -340,10 +342,12 @@ class _Value:
 
         def note(tensor):
             tensor = tensor.detach().clone() if copies else tensor
-            self.refs.append((tensor if copies else weakref.ref(tensor), tensor._version, tensor.to("meta")))
+            shape = tensor.shape, tensor.stride(), tensor.dtype
+            self.refs.append((tensor if copies else weakref.ref(tensor), tensor._version, shape))
             return _Slot(len(self.refs) - 1)
 
-        self.output = tree_map_only(torch.Tensor, note, output)
+        # What a tree does to a single tensor, without its bookkeeping: this runs for every module.
+        self.output = note(output) if isinstance(output, torch.Tensor) else tree_map_only(torch.Tensor, note, output)
 
     def alive(self):
         return [] if self.copies else [ref() for ref, _, _ in self.refs if ref() is not None]
@@ -355,7 +359,7 @@ class _Value:
                 return ref
             tensor = ref()
             if tensor is None or owner.get(id(tensor)) is not self:
-                return shape
+                return torch.empty_strided(*shape[:2], dtype=shape[2], device="meta")
             if tensor._version != version:
                 raise _WrittenLater
             return tensor.detach()
