@@ -73,7 +73,7 @@ def test_a_network_the_paper_lacks(rows):
 
 
 def test_claims_about_time_are_tested(rows):
-    every = pd.concat([rows.assign(model=name) for name in ("resnet18", "resnet101", "vgg19")])
+    every = pd.concat([rows.assign(model=name, hyper=rows["hyper"].str.replace(": 6", ": 4000")) for name in ("resnet18", "resnet101", "vgg19")])
     checked = claims.check(every, "collection_cam").set_index("id")
     assert (checked.loc[["collection-2-time-score", "collection-2-time-rise", "collection-2-time-gradient"], "outcome"] != "not run yet").all()
 
