@@ -60,7 +60,8 @@ def test_every_task_has_its_peers(table):
     }
     assert set(table.loc[table["suite"] == "shapley", "network"]) == {"mini-vgg"} and set(table["network"]) == set(SMALL["networks"])
     assert set(table.loc[table["images"] == 3, "task"]) == {
-        "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "gradient", "guided-backprop", "deconvnet", "insertion and deletion, 5 points", "deletion, per point",
+        "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "gradient", "guided-backprop", "deconvnet",
+        "insertion and deletion, 5 points", "deletion, per point",
     }  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def test_what_is_the_same_agrees(table):
 
 def test_numbers_are_whole(table):
     columns = [name for name in table if name.startswith(("ours_", "peer_", "ratio", "cpu_", "least", "greatest"))]
-    assert len(columns) == 12 and (table[columns] > 0).all(axis=None)
+    assert len(columns) == 14 and (table[columns] > 0).all(axis=None)
     for kind in ("", "cpu_"):
         assert (table[f"{kind}least"] <= table[f"{kind}ratio"]).all() and (table[f"{kind}ratio"] <= table[f"{kind}greatest"]).all()
     assert (table["threads"] == 1).all() and table["version"].str.match(r"\d+\.\d").all() and (table["torch"] == torch.__version__).all()
@@ -97,7 +98,7 @@ def test_one_verdict_per_task(table):
     for _, rows in table.groupby(["task", "network", "images"]):
         (judged,) = rows[rows["verdict"] != ""].to_dict("records")
         assert judged["same"] and judged["cpu_ratio"] == rows.loc[rows["same"], "cpu_ratio"].min()
-        assert judged["verdict"] == verdict(judged["cpu_ratio"], judged["cpu_least"], judged["cpu_greatest"])
+        assert judged["verdict"] == verdict(judged["cpu_ratio"], judged["cpu_least"])
     assert table.loc[table["cpu_ratio"] < 1 / 1.1, "note"].str.contains("slower").all()
     assert not table.loc[table["cpu_ratio"] >= 1 / 1.1, "note"].str.contains("slower").any()
 
@@ -144,12 +145,17 @@ def test_settings_of_the_process_come_back(capfd):
     def everything():
         return torch.get_num_threads(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), warnings.filters[:], dict(os.environ)
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     before = everything()
-    bench.run("maps", tasks="deconvnet", threads=before[0] + 1, **SMALL | {"networks": {"mini-resnet": 32}, "batches": (1,)})
-    assert everything() == before
-    with pytest.raises(ValueError, match="shapley has no task 'grad-cam' for mini-resnet"):
-        bench.run("shapley", tasks="grad-cam", threads=before[0] + 1, networks={"mini-resnet": 32})
-    assert everything() == before
+    try:
+        bench.run("maps", tasks="[ad]*", threads=1, **SMALL | {"networks": {"mini-resnet": 32}, "batches": (1,)})
+        assert everything() == before
+        with pytest.raises(ValueError, match="shapley has no task 'grad-cam' for mini-resnet"):
+            bench.run("shapley", tasks="grad-cam", threads=1, networks={"mini-resnet": 32})
+        assert everything() == before
+    finally:
+        torch.set_num_threads(threads)
     assert capfd.readouterr() == ("", "")  # nor do peers or the profiler print
 
 
@@ -198,16 +204,15 @@ def test_the_fastest_chunk_and_the_fastest_peer_of_our_definition(monkeypatch):
     assert rows["Slow"]["note"] == "a note" and rows["Chunked"]["note"].startswith("chunk 8; slower by ") and rows["Chunked"]["note"].endswith(": a reason")
 
 
-def test_verdicts():
-    assert [verdict(*ratios) for ratios in [(1.2, 1.05, 3), (1.2, 0.9, 3), (1.05, 1.01, 1.09), (0.95, 0.9, 1), (0.8, 0.7, 0.95), (0.8, 0.7, 1.1)]] == [
-        "faster", "equal", "equal", "equal", "slower", "equal",
-    ]  # fmt: skip
+def test_verdicts_give_the_peer_the_benefit_of_the_doubt():
+    ratios = [(1.2, 1.05), (1.2, 0.99), (1.05, 1.01), (0.95, 0.8), (0.9, 0.9), (0.8, 0.1)]
+    assert [verdict(*pair) for pair in ratios] == ["faster", "equal", "equal", "equal", "slower", "slower"]
 
 
 def test_why_counts_first():
-    row = {"ours_forwards": 9, "peer_forwards": 8, "ours_seconds": 0.9, "peer_seconds": 0.8}
-    assert measure.why(row, "shared") == "slower, as it costs 9 forward passes against 8: shared"
-    assert measure.why(row | {"ours_forwards": 8}) == "slower by 1e+02 ms at the same arithmetic (8 forward passes against 8)"
+    row = {"ours_forwards": 9, "peer_forwards": 8, "ours_cpu_seconds": 0.9, "peer_cpu_seconds": 0.8}
+    assert measure.why(row, "cpu_", "shared") == "slower, as it costs 9 forward passes against 8: shared"
+    assert measure.why(row | {"ours_forwards": 8}, "cpu_") == "slower by 1e+02 ms at the same arithmetic (8 x a forward pass)"
 
 
 def test_agreement():
@@ -247,8 +252,8 @@ def test_every_setting_is_said_to_be_one():
     with pytest.raises(UnknownName, match="unknown setting of the benchmark 'sample'; did you mean 'samples'"):
         bench.run(sample=3)
     assert list(inspect.signature(bench.run).parameters) == ["suite", "quick", "threads", "tasks", "changes"]
-    for size, points in [(size, settings["points"]) for settings in (bench.FULL, bench.FULL | bench.QUICK) for size in settings["networks"].values()]:
-        assert size**2 % (points - 1) == 0
+    for settings in (bench.FULL, bench.FULL | bench.QUICK):
+        assert all(size**2 % (settings["points"] - 1) == 0 for size in settings["networks"].values())
 
 
 @pytest.mark.parametrize("missing", ["pytorch_grad_cam", "quantus"])
