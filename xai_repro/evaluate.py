@@ -33,7 +33,7 @@ from xai_repro.sharing import forgetting, shared, sharing
 
 COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "status"]
 BLOCK = 100  # images per shard: what an interruption can cost at most
-SLOW = 20  # seconds: maps of a block that took longer are kept beside the shards, for metrics asked for later
+SLOW = 5  # seconds: maps of a block that took longer are kept beside the shards, for metrics asked for later
 
 # What a method or metric says when it does not apply to a model or an image; anything else is a surprise.
 _NOT_APPLICABLE = (ValueError, TypeError, LookupError, NotImplementedError)

@@ -35,24 +35,29 @@ def _by_maximum(maps):
     return maps / torch.where(top > 0, top, 1)
 
 
-def coefficients(alpha):
+def coefficients(alpha, head=True):
     """Lift `alpha(split, y) -> [B,K]`: M_ij = ReLU(sum_k alpha_k A_kij), upsampled; over several layers the `average`."""
 
     def weights(model, x, y=None, *, layer=None, layers=None, **hyper):
         if layers is not None:
             raise ValueError("coefficients belong to the channels of one layer: name it with layer=...")
-        split = Split(model, x, layer)
+        split = Split(model, x, layer, head)
         return alpha(split, split.target(y), **hyper)
 
     def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
         maps = []
         for name in _one_or_several(model, layer, layers):
-            split = Split(model, x, name)
+            split = Split(model, x, name, head)
             y = split.target(y)
             maps.append(upsample(torch.einsum("bk,bkij->bij", alpha(split, y, **hyper), split.A).relu(), x.shape[-2:]))
         return maps[0] if layers is None else average(maps)
 
     return _like(alpha, explain), _like(alpha, weights)
+
+
+def gradients(alpha):
+    """Lift as `coefficients` an `alpha` that asks its split for activations, logits and gradients only: the head is not kept."""
+    return coefficients(alpha, head=False)
 
 
 def pixels(combine):
@@ -64,7 +69,7 @@ def pixels(combine):
     def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
         names = _one_or_several(model, layer, layers)
         if layers is None:
-            split = Split(model, x, names[0])
+            split = Split(model, x, names[0], head=False)
             pairs = [(split.A, split.grad(split.target(y)))]
         else:
             pairs, _ = pyramid(model, x, y, names)

@@ -269,6 +269,8 @@ def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if log:
         axis.set(xscale="log", yscale="log")
+    elif x is not None and len(x) <= 10:
+        axis.set_xticks(x)  # few places: each is named, and none in between
     axis.grid(color="0.9")
     axis.legend(frameon=False, fontsize=10)
     return figure

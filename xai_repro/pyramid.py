@@ -29,7 +29,7 @@ def pyramid(model, x, y, layers):
     try:
         for name in others:
             handles.append(check_layer(model, name).register_forward_hook(keep(name)))
-        split = Split(model, x, first)
+        split = Split(model, x, first, head=False)
     finally:
         for handle in handles:
             handle.remove()

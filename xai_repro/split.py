@@ -132,16 +132,18 @@ class Split:
     only that. first: the first layer with weights above the cut; last: the linear layer whose output is the logits; both None
     where that layer runs more than once.
     Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every module call
-    that was over before the cut is skipped.
+    that was over before the cut is skipped. head=False: nothing of these calls is kept, so that only A, logits and gradients can
+    be asked for.
 
     Raises UnknownName for a layer that the model lacks, ValueError for one that does not run exactly once or whose output is
     not [B,K,h,w].
     """
 
-    def __init__(self, model, x, layer=None):
+    def __init__(self, model, x, layer=None, head=True):
         with outside_inference():
             self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
         self.layer = default_layer(model) if layer is None else layer
+        self._with_head = head
         self._cut = check_layer(model, self.layer)
         with evaluating(model):
             try:
@@ -213,6 +215,8 @@ class Split:
 
         record: whether the trunk may run once more to keep the values of all its calls.
         """
+        if not self._with_head:
+            raise ValueError("this split was made without its head (head=False): only A, logits and gradients can be asked for")
         with evaluating(self.model):
             while True:
                 try:
@@ -254,7 +258,7 @@ class Split:
             elif type(module).forward is torch.nn.Linear.forward and "forward" not in module.__dict__:
                 last = module, output
 
-        for module in self.model.modules():
+        for module in self.model.modules() if self._with_head else [self._cut]:
             handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
         try:
             with torch.no_grad():

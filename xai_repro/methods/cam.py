@@ -17,7 +17,7 @@ def ratio(numerator, denominator):
     return torch.where(zero, 0, numerator / torch.where(zero, 1, denominator))
 
 
-@method("cam", family="cam", cite="zhou2016cam", needs="a head of global average pooling and one linear layer", lift=lifts.coefficients)
+@method("cam", family="cam", cite="zhou2016cam", needs="a head of global average pooling and one linear layer", lift=lifts.gradients)
 def cam(split, y):
     """The class's row of the last linear layer weighs the channels.
 
@@ -40,7 +40,7 @@ def cam(split, y):
     )
 
 
-@method("grad-cam", family="cam", cite="selvaraju2017gradcam", lift=lifts.coefficients)
+@method("grad-cam", family="cam", cite="selvaraju2017gradcam", lift=lifts.gradients)
 def grad_cam(split, y):
     """The mean gradient of a channel is its coefficient.
 
@@ -52,7 +52,7 @@ def grad_cam(split, y):
     return split.grad(y).mean((2, 3))
 
 
-@method("grad-cam++", family="cam", cite="chattopadhay2018gradcampp", lift=lifts.coefficients)
+@method("grad-cam++", family="cam", cite="chattopadhay2018gradcampp", lift=lifts.gradients)
 def grad_cam_plus_plus(split, y, *, alpha_norm=True):
     """Positive gradients are summed with weights that make every occurrence of the class count alike.
 
@@ -72,7 +72,7 @@ def grad_cam_plus_plus(split, y, *, alpha_norm=True):
     return (a * G.relu()).sum((2, 3))
 
 
-@method("xgrad-cam", family="cam", cite="fu2020xgradcam", lift=lifts.coefficients)
+@method("xgrad-cam", family="cam", cite="fu2020xgradcam", lift=lifts.gradients)
 def xgrad_cam(split, y):
     """Gradients are averaged with the activations as weights, which meets sensitivity and conservation best.
 

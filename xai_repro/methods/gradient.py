@@ -112,7 +112,7 @@ def guided_backprop(model, x, y=None):
     NotApplicable for a TorchScript model.
     *Deviation*: TorchRay's benchmark also blurs the map.
     """
-    return gradient_through(model, x, y, lambda g, y: g.clamp(min=0) * (y > 0))
+    return gradient_through(model, x, y, lambda g, y: torch.ops.aten.threshold_backward(g, y, 0).clamp_(min=0))  # ReLU's own gradient first
 
 
 @method("integrated-gradients", family="gradient", cite="sundararajan2017ig", signed=True)

@@ -9,7 +9,7 @@ from xai_repro.registry import method
 from xai_repro.target import probabilities, target_logit
 
 
-@method("score-cam", family="masks", cite="wang2020scorecam", lift=lifts.coefficients)
+@method("score-cam", family="masks", cite="wang2020scorecam", lift=lifts.gradients)
 def score_cam(split, y, *, weight="probability", chunk=None):
     """The probability of the class when the image is multiplied by an activation map is that map's coefficient.
 
