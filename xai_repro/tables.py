@@ -414,7 +414,12 @@ def _lined(styler):
         {"selector": "th.row_heading, th.index_name", "props": "text-align: left; font-weight: normal"},
         {"selector": "thead th", "props": "border-bottom: 1px solid currentColor; vertical-align: bottom"},
     ]
-    return styler.set_uuid("table").format(precision=3, na_rep="").set_table_styles(lines)
+    return styler.set_uuid("table").format(_short, na_rep="").set_table_styles(lines)
+
+
+def _short(value):
+    """Four significant digits, or whole numbers from a thousand on."""
+    return value if not isinstance(value, float) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def save(table, path):

@@ -137,7 +137,8 @@ def table(rows, parts):
             ).reset_index()
         )  # fmt: skip
     first = ["model", "size", "method", "forwards", "milliseconds", "least", "greatest", "runs", "predicted"]
-    return pd.concat(whole, ignore_index=True)[[*first, "ours", "cost model", "paper", "paper at"]]
+    found = pd.concat(whole, ignore_index=True)[[*first, "ours", "cost model", "paper", "paper at"]]
+    return found.astype({"forwards": int})
 
 
 def machine(device="auto"):
