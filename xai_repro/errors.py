@@ -21,3 +21,9 @@ def unknown(kind, given, possible):
     hint = f"; did you mean '{near[0]}'?" if near else ";"
     listed = ", ".join(str(name) for name in possible) or "none"
     return UnknownName(f"unknown {kind} '{given}'{hint} possible: {listed}")
+
+
+def at_least_one(name, number):
+    """Refuse what is no number of draws or steps."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{name} is {number!r}; at least 1 is needed")

@@ -1,12 +1,11 @@
 """Controls: maps that know nothing of the model. A method that does not beat them has explained nothing."""
 
-import zlib
-
 import torch
 import torch.nn.functional as F
 
 from xai_repro.lifts import upsample
 from xai_repro.registry import method
+from xai_repro.seeds import seed_of
 
 
 @method("random", family="control", cite="")
@@ -20,8 +19,7 @@ def random(model, x, y=None, *, cells=7, seed=0):
     """
 
     def noise(image):
-        content = zlib.crc32(image.contiguous().float().cpu().numpy().tobytes(), seed)  # a generator takes 32 bits, no more
-        return torch.rand(cells, cells, generator=torch.Generator().manual_seed(content))
+        return torch.rand(cells, cells, generator=torch.Generator().manual_seed(seed_of(image, seed)))
 
     return upsample(torch.stack([noise(image) for image in x]).to(x), x.shape[-2:])
 

@@ -1,14 +1,12 @@
 """Maps from the gradient of the logit with respect to the image: g_cij = dS/dx_cij."""
 
-import zlib
-
 import torch
 
 from xai_repro.chunks import default_chunk, in_chunks, predict
-from xai_repro.errors import NotApplicable
-from xai_repro.methods.shapley import at_least_one
+from xai_repro.errors import NotApplicable, at_least_one
 from xai_repro.rectify import ReLURule
 from xai_repro.registry import method
+from xai_repro.seeds import seed_of
 from xai_repro.split import evaluating, logits_of
 from xai_repro.target import target_logit
 
@@ -151,7 +149,7 @@ def smoothgrad(model, x, y=None, *, samples=25, noise=0.15, seed=0, chunk=None):
         raise ValueError(f"noise is {noise!r}; a fraction of the image's range is needed, at least 0")
     y = predict(model, x, chunk).argmax(1) if y is None else y
     sigma = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3))).view(-1, 1, 1, 1, 1)
-    seeds = [zlib.crc32(image.contiguous().float().cpu().numpy().tobytes(), seed) for image in x]
+    seeds = [seed_of(image, seed) for image in x]
 
     def draw(number):
         return torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(number))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from xai_repro import lifts
 from xai_repro.chunks import default_chunk, in_chunks, predict
 from xai_repro.clustering import best_partition
+from xai_repro.errors import at_least_one
 from xai_repro.explain import normalize
 from xai_repro.pyramid import pyramid
 from xai_repro.registry import method
@@ -26,8 +27,10 @@ def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None)
     Raises ValueError for fewer than one mask or cell and for a share outside (0,1].
     *Deviation*: the released code leaves out 1/(N p) for batches.
     """
-    if masks < 1 or cells < 1 or not 0 < keep <= 1:
-        raise ValueError(f"masks is {masks}, cells is {cells}, keep is {keep}: at least one mask and one cell, and a share in (0,1]")
+    at_least_one("masks", masks)
+    at_least_one("cells", cells)
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep}; a share in (0,1] is needed")
     y = predict(model, x).argmax(1) if y is None else y
     grids, shifts = draw_grids(masks, cells, keep, seed)
     B, size = len(x), x.shape[-2:]

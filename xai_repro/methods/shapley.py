@@ -8,6 +8,7 @@ import torch
 
 from xai_repro import lifts
 from xai_repro.chunks import in_chunks
+from xai_repro.errors import at_least_one
 from xai_repro.game import Game
 from xai_repro.registry import method
 from xai_repro.regression import shapley_regression, weighted_lasso
@@ -26,12 +27,6 @@ def by_game(values, split, y, chunk):
     if chunk is not None:
         together = min(chunk, together) if isinstance(chunk, int) else chunk  # what is no number is refused there
     return in_chunks(lambda rows: values(Game(split, y, rows, chunk)), len(split.A), together)
-
-
-def at_least_one(name, number):
-    """Refuse what is no number of draws."""
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} is {number!r}; at least 1 is needed")
 
 
 def draw_permutations(channels, n, sampling, seed):
