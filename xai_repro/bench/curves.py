@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import xai_repro as xr
-from xai_repro.bench.measure import SMALL_BATCHES, Peer, Task, always
+from xai_repro.bench.measure import Peer, Task, always
 from xai_repro.metrics.curves import deletion_curve, ranks
 from xai_repro.sharing import sharing
 
@@ -32,7 +32,7 @@ def tasks(case, settings):
         ], slower="each curve's points fill forward passes of their own, torchcam's fill them together"),
         Task("deletion, per point", lambda: deletion_curve(case.model, case.x, case.y, M, steps=n)[:, 1:], [
             Peer("quantus PixelFlipping", always(_quantus(case, M, n)), times=1 / (3 * (n - 1)), note=COLOUR_BY_COLOUR),
-        ], times=1 / n, slower=SMALL_BATCHES),
+        ], times=1 / n, slower="the masked images of many points are made at once, beside the forward passes"),
     ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 
 import xai_repro as xr
 from xai_repro.bench import peers
-from xai_repro.bench.measure import SMALL_BATCHES, Peer, Task, always
+from xai_repro.bench.measure import Peer, Task, always
 from xai_repro.methods.scorecam import score_cam
 from xai_repro.split import Split
 
@@ -73,11 +73,11 @@ def _long(case, settings):
 
     yield Task(f"integrated-gradients, {steps} steps", _ours(case, "integrated-gradients", steps=steps), [
         Peer("captum IntegratedGradients", always(along_the_path), chunks=GRADIENTS),
-    ], slower=SMALL_BATCHES)  # fmt: skip
+    ])  # fmt: skip
     yield Task(f"smoothgrad, {samples} samples", _ours(case, "smoothgrad", samples=samples), [
         Peer("captum NoiseTunnel", always(with_noise), chunks=GRADIENTS, drawn=True),
         Peer("zennit SmoothGrad", peers.zennit(case, attributor="SmoothGrad", noise_level=0.15, n_iter=samples), drawn=True),
-    ], slower=SMALL_BATCHES)  # fmt: skip
+    ])  # fmt: skip
     yield from _channels(case, settings["channels"])
 
 
@@ -101,4 +101,4 @@ def _channels(case, channels):
     yield Task("score-cam, softmax", lambda: score_cam(split, case.y, weight="softmax")[:, :n], [
         Peer("grad-cam ScoreCAM", peers.grad_cam_weights(case, "ScoreCAM", A, n), chunks=PASSES, times=K / n, note=aligned),
         Peer("torchcam ScoreCAM", peers.torchcam_weights(case, "ScoreCAM", n), chunks=PASSES, times=K / n, note=normalised),
-    ], times=K / n, slower=SMALL_BATCHES)  # fmt: skip
+    ], times=K / n)  # fmt: skip

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import flop_registry
 
 SECONDS, CALLS = 0.06, 6  # a repeat is the best of as many calls as fit in these seconds, at most CALLS
 NEAR = 1.1  # times within 10 % are called equal
-SMALL_BATCHES = "with one thread, torch runs 1 x 1 convolutions of fewer than 16 images in another, slower way"
 
 
 @dataclass(frozen=True)
