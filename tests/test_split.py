@@ -568,3 +568,14 @@ def test_toys_are_as_the_tests_need_them(name):
     split = Split(model, images(), toy.layer)
     assert split.A.dtype == torch.float64 and (split.A >= 0).all() and split.A.shape[-1] == 8
     assert split.logits.std() > 0.05
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_without_its_head_a_split_gives_the_same_and_refuses_the_rest(toy):
+    model, x, y = seeded(TOYS[toy].build), images(), torch.tensor([1, 4, 0])
+    whole, bare = Split(model, x, TOYS[toy].layer), Split(model, x, TOYS[toy].layer, head=False)
+    assert torch.equal(bare.A, whole.A) and torch.equal(bare.logits, whole.logits) and torch.equal(bare.grad(y), whole.grad(y))
+    with pytest.raises(ValueError, match="made without its head"):
+        bare.head(bare.A)
+    with pytest.raises(ValueError, match="made without its head"):
+        bare.scores(bare.A, y, torch.arange(3))

@@ -91,6 +91,7 @@ def layer_cam(A, G):
 
     M_ij = ReLU(sum_k ReLU(G_kij) A_kij)   [Jiang et al. 2021, eqs. 6 and 7]
 
-    M [B,h,w], in logits. No hyper-parameters; one layer.
+    M [B,h,w], in logits. No hyper-parameters. Over several layers, which is how Collection-CAM uses it, the largest over the layers
+    of their maps, each divided by its maximum m, the shallow ones as tanh(2 M / m) [eq. 9].
     """
     return (G.relu() * A).sum(1).relu()
