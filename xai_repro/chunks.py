@@ -33,6 +33,11 @@ def in_chunks(function, rows, chunk):
     return torch.cat(parts)
 
 
+def top1(model, x, y=None, chunk=None):
+    """Class indices [B]: y itself where given, else the model's top-1, which costs a forward pass."""
+    return predict(model, x, chunk).argmax(1) if y is None else y
+
+
 def predict(model, x, chunk=None):
     """Logits [B,C] of images [B,3,H,W], in eval mode, without a graph, in chunks."""
     from xai_repro.split import evaluating, logits_of

@@ -94,7 +94,7 @@ def evaluate(
             if todo:
                 jobs.append(Job(model, data, model_label, data_label, start, stop, tuple(todo), batch, device, profile, weights))
 
-    with track(sum((job.stop - job.start) * len(_by_kind(missing)) for job in jobs for _, missing, _ in job.todo), "images explained") as step:
+    with track(sum(job.length for job in jobs), "images explained") as step:
         for job, computed in client(jobs, step) if client else ((job, run(job, step)) for job in jobs):
             for (method, metric), table in computed.items():
                 tables[job.model_label, job.data_label, job.start, method, metric] = table
@@ -120,6 +120,11 @@ class Job:
     device: str
     profile: str
     weights: str  # fingerprint; "" where no shards are written
+
+    @property
+    def length(self):
+        """How many images are explained in all."""
+        return (self.stop - self.start) * sum(len(_by_kind(missing)) for _, missing, _ in self.todo)
 
 
 @dataclass(frozen=True)
@@ -327,13 +332,17 @@ def _path(results, data_label, model_label, method, metric, start, source):
     own = {"method": method.name} if _explains_again(metric) else {}
     code += _dependencies(metric_info(metric.name), own | metric.arguments)
     cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(source, *code)}"]
-    return str(Path(results, "shards", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".parquet"))
+    return str(Path(results, "shards", _file_name(cell) + ".parquet"))
 
 
 def _maps_path(results, data_label, model_label, method, start, source, batch):
     code = [_code(function) for function in (explain, _batches)] + _dependencies(method_info(method.name), method.arguments)
     cell = [data_label, model_label, method.name, f"{start:06d}-{fingerprint.digest(source, batch, *code)}"]
-    return str(Path(results, "maps", "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell) + ".safetensors"))
+    return str(Path(results, "maps", _file_name(cell) + ".safetensors"))
+
+
+def _file_name(cell):
+    return "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell)
 
 
 def _dependencies(info, arguments):
@@ -551,7 +560,7 @@ def _client(scheduler, given):
             futures = {cluster.submit(run, job, pure=False): job for job in jobs}
             for future in as_completed(futures):
                 job = futures[future]
-                step((job.stop - job.start) * sum(len(_by_kind(missing)) for _, missing, _ in job.todo))
+                step(job.length)
                 yield job, future.result()
 
     return runner

@@ -12,9 +12,10 @@ def explain(model, x, y=None, method="grad-cam", layer=None, **hyper):
     """Attribution maps M [B,H,W] of the classes y for images x [B,3,H,W], at input resolution and as the method gives them.
 
     y: class indices [B], one int for all, or None for the model's top-1. layer: name of the target layer, for methods that
-    have one; torchvision's models find theirs. Instead, `layers` names several, or says how many of the last stages. hyper: the method's hyper-parameters (`method_info(name).hyper`) and `chunk`,
-    the images per forward pass. Maps are raw, on x's device, float32 (float64 for float64 images); see `normalize`. Row i
-    depends on row i alone, and the model is afterwards bit for bit as before, also after an error.
+    have one; torchvision's models find theirs. Instead, `layers` names several, or says how many of the last stages. hyper:
+    the method's hyper-parameters (`method_info(name).hyper`) and `chunk`, the images per forward pass. Maps are raw, on x's
+    device, float32 (float64 for float64 images); see `normalize`. Row i depends on row i alone, and the model is afterwards bit
+    for bit as before, also after an error.
 
     Raises UnknownName for a method, layer or hyper-parameter that does not exist, ValueError for images that are not finite
     [B,3,H,W], a class out of range, or a model that the method cannot explain.

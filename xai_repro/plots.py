@@ -123,9 +123,7 @@ def contact_sheet(samples, titles, columns=4):
         axes[row, column].imshow(image)
         axes[row, column].set_title(title, fontsize=_fitting(title, WIDTH / columns))
         axes[row + 1, column].imshow(image * (0.25 + 0.75 * (sample.mask >= 0).numpy()[..., None]))
-        for label, x0, y0, x1, y1 in sample.boxes.tolist():
-            box = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.5)
-            axes[row + 1, column].add_patch(box)
+        _outline(axes[row + 1, column], sample.boxes[:, 1:], "white", 1.5)
     return figure
 
 
@@ -161,10 +159,15 @@ def boxes(images, proposed, true):
         for axis, picture, ours, theirs in zip(axes, colours, found, true):
             axis.imshow(picture)
             axis.set_axis_off()
-            for rows, colour, width in ((theirs, "white", 3), (ours, COLOURS[1], 2)):
-                for x0, y0, x1, y1 in rows.tolist():
-                    axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
+            _outline(axis, theirs, "white", 3)
+            _outline(axis, ours, COLOURS[1], 2)
     return figure
+
+
+def _outline(axis, boxes, colour, width):
+    """Boxes [N,4] (x0, y0, x1, y1; half-open, in pixels) over an image."""
+    for x0, y0, x1, y1 in boxes.tolist():
+        axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
 
 
 @_styled

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from xai_repro.chunks import default_chunk, predict
+from xai_repro.chunks import default_chunk, top1
 from xai_repro.errors import unknown
 from xai_repro.explain import check_classes, check_images, explain
 from xai_repro.registry import check_hyper, method_info
@@ -39,7 +39,7 @@ def randomised(model, x, y=None, method="grad-cam", order="cascading", seed=0, s
         raise unknown("order", order, ORDERS)
     x = check_images(model, x)
     y = check_classes(x, y)
-    y = predict(model, x).argmax(1) if y is None else y
+    y = top1(model, x, y)
     names = blocks(model, x)
     if not names:
         raise ValueError(f"{type(model).__name__} has no part whose parameters its forward pass uses: nothing to randomise")

@@ -2,7 +2,7 @@
 
 import torch
 
-from xai_repro.chunks import predict
+from xai_repro.chunks import top1
 from xai_repro.explain import check_classes, check_images
 from xai_repro.registry import check_hyper, metric_info
 from xai_repro.split import outside_inference
@@ -19,9 +19,7 @@ def score(metric, model, x, y, maps, truth=None, **hyper):
     info = metric_info(metric)
     check_hyper(info, hyper)
     x = check_images(model, x)
-    y = check_classes(x, y)
-    if y is None:
-        y = predict(model, x).argmax(1)
+    y = top1(model, x, check_classes(x, y))
     shape = (len(x), *x.shape[-2:])
     if info.maps == "coefficients":
         if maps.dim() != 2 or len(maps) != len(x):

@@ -33,20 +33,20 @@ DEFAULT_LAYERS = {
 def _last_relu(features):
     return max(i for i, module in enumerate(features) if isinstance(module, torch.nn.ReLU))
 
-# Where each stage of a network ends, from the input to the logits; the last one is the default layer. Of VGG's stages but the
-# last, the output of the pooling: before it, the gradient is zero at all positions but the largest of every window.
+# Where each stage of a network but the last ends, from the input to the logits; the last ends at the default layer. Of VGG's
+# stages, the output of the pooling: before it, the gradient is zero at all positions but the largest of every window.
 STAGES = {
-    "ResNet": ["layer1", "layer2", "layer3", "layer4"],
-    "VGG": lambda model: [*_of_kind(model, torch.nn.MaxPool2d)[:-1], default_layer(model)],
-    "AlexNet": lambda model: [*_of_kind(model, torch.nn.MaxPool2d)[:-1], default_layer(model)],
-    "DenseNet": ["features.denseblock1", "features.denseblock2", "features.denseblock3", "features"],
-    "RegNet": ["trunk_output.block1", "trunk_output.block2", "trunk_output.block3", "trunk_output"],
-    "ConvNeXt": ["features.1", "features.3", "features.5", "features"],
+    "ResNet": ["layer1", "layer2", "layer3"],
+    "VGG": lambda model: _poolings(model)[:-1],
+    "AlexNet": lambda model: _poolings(model)[:-1],
+    "DenseNet": ["features.denseblock1", "features.denseblock2", "features.denseblock3"],
+    "RegNet": ["trunk_output.block1", "trunk_output.block2", "trunk_output.block3"],
+    "ConvNeXt": ["features.1", "features.3", "features.5"],
 }
 
 
-def _of_kind(model, kind):
-    return [name for name, module in model.named_modules() if isinstance(module, kind)]
+def _poolings(model):
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.MaxPool2d)]
 
 
 def default_layer(model):
@@ -74,11 +74,12 @@ def stages(model, layers="all"):
         return list(layers)
     if layers != "all" and (not isinstance(layers, int) or isinstance(layers, bool)):
         raise ValueError(f"layers is {layers!r}; possible: 'all' for the ends of all stages, n for the last n of them, a list of names")
-    found = _listed(model, STAGES)
-    if found is None:
+    shallow = _listed(model, STAGES)
+    if shallow is None:
         raise ValueError(
             f"the stages of {type(model).__name__} are not known: name layers=[...] from the input to the logits (known: {', '.join(STAGES)})"
         )
+    found = [*shallow, default_layer(model)]
     if layers != "all" and not 1 <= layers <= len(found):
         raise ValueError(f"layers is {layers}; {type(model).__name__} has {len(found)} stages: {', '.join(found)}")
     return found if layers == "all" else found[-layers:]

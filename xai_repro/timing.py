@@ -122,7 +122,7 @@ def table(rows, parts):
     whole = []
     for (model, size), part in found.groupby(level=["model", "size"], sort=False):
         part = part.droplevel(["model", "size"])
-        masks = (part["forwards"] - pd.Series({"Collection-CAM": 1.0})).fillna(part["forwards"])
+        masks = part["forwards"].sub(pd.Series({"Collection-CAM": 1}), fill_value=0)  # one of its passes is the gradients'
         own = parts[(parts["model"] == model) & (parts["size"] == size)].iloc[0]
         theirs = printed[printed["model"] == model]
         smallest = size == rows.loc[rows["model"] == model, "size"].min()

@@ -2,7 +2,7 @@
 
 import torch
 
-from xai_repro.chunks import default_chunk, in_chunks, predict
+from xai_repro.chunks import default_chunk, in_chunks, top1
 from xai_repro.errors import NotApplicable, at_least_one
 from xai_repro.rectify import ReLURule
 from xai_repro.registry import method
@@ -128,7 +128,7 @@ def integrated_gradients(model, x, y=None, *, steps=50, baseline="zero", chunk=N
     """
     if baseline != "zero":
         raise ValueError(f"baseline is {baseline!r}; possible: zero")
-    y = predict(model, x, chunk).argmax(1) if y is None else y
+    y = top1(model, x, y, chunk)
     return path_integral(model, x, torch.zeros_like(x), y, steps, chunk).sum(1)
 
 
@@ -147,7 +147,7 @@ def smoothgrad(model, x, y=None, *, samples=25, noise=0.15, seed=0, chunk=None):
     at_least_one("samples", samples)
     if not noise >= 0:
         raise ValueError(f"noise is {noise!r}; a fraction of the image's range is needed, at least 0")
-    y = predict(model, x, chunk).argmax(1) if y is None else y
+    y = top1(model, x, y, chunk)
     sigma = noise * (x.amax((1, 2, 3)) - x.amin((1, 2, 3))).view(-1, 1, 1, 1, 1)
     seeds = [seed_of(image, seed) for image in x]
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from xai_repro import lifts
-from xai_repro.chunks import default_chunk, in_chunks, predict
+from xai_repro.chunks import default_chunk, in_chunks, predict, top1
 from xai_repro.clustering import best_partition
 from xai_repro.errors import at_least_one
 from xai_repro.explain import normalize
@@ -31,7 +31,7 @@ def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None)
     at_least_one("cells", cells)
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; a share in (0,1] is needed")
-    y = predict(model, x).argmax(1) if y is None else y
+    y = top1(model, x, y)
     grids, shifts = draw_grids(masks, cells, keep, seed)
     B, size = len(x), x.shape[-2:]
     total = x.new_zeros(B, size.numel())

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from xai_repro.chunks import predict
+from xai_repro.chunks import top1
 from xai_repro.methods.gradient import path_integral
 from xai_repro.registry import method
 
@@ -31,7 +31,7 @@ def xrai(model, x, y=None, *, steps=100, chunk=None):
     *Deviation*: the steps are those of `integrated-gradients`; the released code takes points from 0 to 1, both ends included. An
     image of one value is one segment; there the released code divides by zero.
     """
-    y = predict(model, x, chunk).argmax(1) if y is None else y
+    y = top1(model, x, y, chunk)
     ends = [end(x, dim=(1, 2, 3), keepdim=True).expand_as(x) for end in (torch.amin, torch.amax)]
     a = sum(path_integral(model, x, end, y, steps, chunk) for end in ends).amax(1) / 2
     return torch.stack([by_regions(one.double().cpu(), segments(image)).to(x) for one, image in zip(a, x)])
