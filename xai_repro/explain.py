@@ -2,6 +2,7 @@
 
 import torch
 
+from xai_repro.algebra import ratio
 from xai_repro.chunks import default_chunk, in_chunks
 from xai_repro.errors import NotApplicable
 from xai_repro.registry import check_hyper, method_info, methods
@@ -50,8 +51,7 @@ def coefficients(model, x, y=None, method="lift-cam", layer=None, **hyper):
 def normalize(maps):
     """Maps [B,H,W] scaled to [0,1]: (M - min M) / (max M - min M), each by itself; a constant map becomes zeros."""
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    constant = high == low
-    return torch.where(constant, 0, (maps - low) / torch.where(constant, 1, high - low))
+    return ratio(maps - low, high - low)
 
 
 def _apply(function, model, x, y, method, layer, hyper):

@@ -7,14 +7,9 @@ class; Z = h w positions.
 import torch
 
 from xai_repro import lifts
+from xai_repro.algebra import ratio
 from xai_repro.errors import NotApplicable
 from xai_repro.registry import method
-
-
-def ratio(numerator, denominator):
-    """numerator / denominator, and 0 where the denominator is 0."""
-    zero = denominator == 0
-    return torch.where(zero, 0, numerator / torch.where(zero, 1, denominator))
 
 
 @method("cam", family="cam", cite="zhou2016cam", needs="a head of global average pooling and one linear layer", lift=lifts.gradients)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from xai_repro import lifts
+from xai_repro.algebra import ratio
 from xai_repro.chunks import default_chunk, in_chunks, predict, top1
 from xai_repro.clustering import best_partition
 from xai_repro.errors import at_least_one
@@ -129,8 +130,7 @@ def features(A, G, standardize=False):
     psi = torch.stack([statistic for T in (A, G) for statistic in (T.mean((2, 3)), T.std((2, 3), correction=0))], 2)
     if not standardize:
         return psi
-    spread = psi.std(1, keepdim=True, correction=0)
-    return (psi - psi.mean(1, keepdim=True)) / torch.where(spread > 0, spread, 1)
+    return ratio(psi - psi.mean(1, keepdim=True), psi.std(1, keepdim=True, correction=0))
 
 
 def membership(psi, least, most):
