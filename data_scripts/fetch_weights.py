@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from xai_repro.errors import UnknownName
-from xai_repro.fetch import NETWORKS, cache_dir, cached, fetch_weights, source
+from xai_repro.store.fetch import NETWORKS, cache_dir, cached, fetch_weights, source
 
 
 def main(

@@ -17,7 +17,7 @@ _PUBLIC = {
     "explain": "explain",
     "explain_all": "explain",
     "coefficients": "explain",
-    "normalize": "explain",
+    "normalize": "numerics.algebra",
     "score": "score",
     "load_model": "models",
     "model_names": "models",
@@ -25,17 +25,17 @@ _PUBLIC = {
     "load_data": "data",
     "data_names": "data",
     "denormalize": "data",
-    "evaluate": "evaluate",
+    "evaluate": "study.evaluate",
     "published": "published",
-    "profile": "profiles",
+    "profile": "study.profiles",
 }
-_MODULES = ("tables", "claims", "plots")
+_MODULES = {name: f"study.{name}" for name in ("tables", "claims", "plots", "timing", "proposals")}
 __all__ = [*_PUBLIC, *_MODULES]
 
 
 def __getattr__(name):
     if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
+        return import_module(f"{__name__}.{_MODULES[name]}")
     if name not in _PUBLIC:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 from typer.core import TyperGroup
 
-from xai_repro.errors import UnknownName, unknown
+from xai_repro.errors import unknown, UnknownName
 
 _EXPECTED = (UnknownName, ValueError, TypeError, OSError, ModuleNotFoundError)
 
@@ -90,7 +90,7 @@ def run(
     set_: Setting = None,
 ):
     """Run the notebooks that are not current."""
-    from xai_repro.driver import run as run_notebooks
+    from xai_repro.site.driver import run as run_notebooks
 
     if not run_notebooks(notebooks or None, profile, _settings(set_), results, jobs):
         raise typer.Exit(1)
@@ -103,7 +103,7 @@ def book(
     out: Annotated[Path, typer.Option(help="Folder to build in.")] = Path("build"),
 ):
     """Build the website from the executed notebooks."""
-    from xai_repro.book import book as build_book
+    from xai_repro.site.book import book as build_book
 
     if not build_book(profile, results, out):
         raise typer.Exit(1)

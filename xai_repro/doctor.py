@@ -123,7 +123,7 @@ def _existing(folder):
 
 
 def _cache():
-    from xai_repro.fetch import NETWORKS, cache_dir, cached
+    from xai_repro.store.fetch import NETWORKS, cache_dir, cached
 
     have = [name for name in NETWORKS if cached(name)]
     lack = [name for name in NETWORKS if name not in have]

@@ -2,11 +2,10 @@
 
 import torch
 
-from xai_repro.algebra import ratio
-from xai_repro.chunks import default_chunk, in_chunks
 from xai_repro.errors import NotApplicable
+from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.forward import outside_inference
 from xai_repro.registry import check_hyper, method_info, methods
-from xai_repro.split import outside_inference
 
 
 def explain(model, x, y=None, method="grad-cam", layer=None, **hyper):
@@ -46,12 +45,6 @@ def coefficients(model, x, y=None, method="lift-cam", layer=None, **hyper):
     if function is None:
         raise ValueError(f"{method} has no coefficients: its map is not a weighted sum of activation maps")
     return _apply(function, model, x, y, method, layer, hyper)
-
-
-def normalize(maps):
-    """Maps [B,H,W] scaled to [0,1]: (M - min M) / (max M - min M), each by itself; a constant map becomes zeros."""
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
-    return ratio(maps - low, high - low)
 
 
 def _apply(function, model, x, y, method, layer, hyper):

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 import xai_repro as xr
 from xai_repro.errors import unknown
 from xai_repro.models.zoo import EMBEDDED
-from xai_repro.plots import panel
+from xai_repro.study.plots import panel
 
 
 def open_photo(path):

@@ -72,7 +72,7 @@ def _add(table, info):
 def method(name, *, family, cite, needs="", signed=False, lift=None):
     """Register a function under a name as a method; the decorated function is returned as it is.
 
-    lift: turns a shorter form into the full signature `(model, x, y, *, ...) -> map`; see `xai_repro.lifts`.
+    lift: turns a shorter form into the full signature `(model, x, y, *, ...) -> map`; see `xai_repro.methods.lifts`.
     Without one the function has the full signature already. Raises ValueError for a name used twice or a
     missing docstring.
     """

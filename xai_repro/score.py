@@ -2,10 +2,9 @@
 
 import torch
 
-from xai_repro.chunks import top1
 from xai_repro.explain import check_classes, check_images
+from xai_repro.network.forward import outside_inference, top1
 from xai_repro.registry import check_hyper, metric_info
-from xai_repro.split import outside_inference
 
 
 def score(metric, model, x, y, maps, truth=None, **hyper):

@@ -14,14 +14,14 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from xai_repro import plots
 from xai_repro.bench import curves, maps, shapley
 from xai_repro.bench.measure import NEAR, compare, flops
 from xai_repro.bench.networks import cases
 from xai_repro.bench.peers import need
 from xai_repro.errors import unknown
-from xai_repro.files import whole
-from xai_repro.progress import track
+from xai_repro.store.files import whole
+from xai_repro.store.progress import track
+from xai_repro.study import plots
 
 SUITES = {"maps": maps.tasks, "curves": curves.tasks, "shapley": shapley.tasks}
 FULL = {

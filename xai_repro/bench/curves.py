@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 import xai_repro as xr
-from xai_repro.bench.measure import Peer, Task, always
+from xai_repro.bench.measure import always, Peer, Task
 from xai_repro.metrics.curves import deletion_curve, ranks
-from xai_repro.sharing import sharing
+from xai_repro.store.sharing import sharing
 
 PASSES = (8, 16, 32, 64)
 COLOUR_BY_COLOUR = "seconds of one point; it flips one colour at a time, so every third of its points is compared"

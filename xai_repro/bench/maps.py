@@ -7,9 +7,9 @@ import torch
 
 import xai_repro as xr
 from xai_repro.bench import peers
-from xai_repro.bench.measure import Peer, Task, always
+from xai_repro.bench.measure import always, Peer, Task
 from xai_repro.methods.scorecam import score_cam
-from xai_repro.split import Split
+from xai_repro.network.split import Split
 
 CAMS = {  # method: hyper-parameters, then for grad-cam and torchcam the name, whether the definition is ours, and a note
     "grad-cam": ({}, ("GradCAM", True, ""), ("GradCAM", True, "")),

@@ -9,7 +9,7 @@ from torch import nn
 from xai_repro.data import load_data
 from xai_repro.models import load_model
 from xai_repro.models.zoo import EMBEDDED
-from xai_repro.split import default_layer
+from xai_repro.network.layers import default_layer
 
 LOGITS = 5  # the spread of the logits that random weights are scaled to, that of a trained network
 

@@ -9,7 +9,7 @@ from importlib import import_module
 import torch
 
 from xai_repro.bench.measure import always
-from xai_repro.lifts import upsample
+from xai_repro.methods.lifts import upsample
 
 NEEDED = {
     "maps": ("pytorch_grad_cam", "torchcam", "captum", "zennit"),

@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torchvision.models.vgg import VGG
 
-from xai_repro.bench.measure import Peer, Task, always
+from xai_repro.bench.measure import always, Peer, Task
 from xai_repro.methods.shapley import draw_permutations
+from xai_repro.network.split import Split
 from xai_repro.registry import method_info
-from xai_repro.split import Split
 
 BATCHES = (1, 16, 128)  # captum's perturbations_per_eval
 FEW = 2  # permutations that are measured

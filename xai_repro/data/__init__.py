@@ -1,8 +1,8 @@
 """Data sets: the embedded ones are drawn, the real ones are read from disk."""
 
-from ..errors import UnknownName, unknown
-from .drawn import DRAWERS, Drawn
-from .sample import MEAN, STD, Sample, denormalize, normalize
+from xai_repro.data.drawn import DRAWERS, Drawn
+from xai_repro.data.sample import MEAN, STD, denormalize, normalize, Sample
+from xai_repro.errors import unknown, UnknownName
 
 __all__ = ["MEAN", "STD", "Sample", "data_names", "denormalize", "load_data", "normalize"]
 

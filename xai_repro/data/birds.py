@@ -8,8 +8,8 @@ All colours are drawn at random, part by part.
 
 import numpy as np
 
-from .canvas import colour, curve, ellipse, grain, leaf, points, pose, shade
-from .scenery import background, clutter, cover
+from xai_repro.data.canvas import colour, curve, ellipse, grain, leaf, points, pose, shade
+from xai_repro.data.scenery import background, clutter, cover
 
 SIZE = 96
 PARTS = ("beak", "crest", "wing", "tail", "legs", "body", "head")  # tag of a part: 1 + its place here

@@ -7,9 +7,9 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from ..errors import unknown
-from . import birds, scenes
-from .sample import Sample, normalize
+from xai_repro.data import birds, scenes
+from xai_repro.data.sample import normalize, Sample
+from xai_repro.errors import unknown
 
 DRAWING = 1  # to be raised whenever a pixel changes: it is part of the fingerprint that results carry
 DRAWERS = {"mini-birds": birds, "mini-scenes": scenes}

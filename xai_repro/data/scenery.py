@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .canvas import Canvas, colour, curve, ellipse, leaf, shade, texture
+from xai_repro.data.canvas import Canvas, colour, curve, ellipse, leaf, shade, texture
 
 
 def background(rng, size):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .canvas import colour, curve, ellipse, grain, leaf, points, pose, shade
-from .scenery import background, clutter, cover
+from xai_repro.data.canvas import colour, curve, ellipse, grain, leaf, points, pose, shade
+from xai_repro.data.scenery import background, clutter, cover
 
 SIZE = 96
 PARTS = ()

@@ -6,9 +6,9 @@ class; Z = h w positions.
 
 import torch
 
-from xai_repro import lifts
-from xai_repro.algebra import ratio
 from xai_repro.errors import NotApplicable
+from xai_repro.methods import lifts
+from xai_repro.numerics.algebra import ratio
 from xai_repro.registry import method
 
 

@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from xai_repro.lifts import upsample
+from xai_repro.methods.lifts import upsample
+from xai_repro.numerics.seeds import seed_of
 from xai_repro.registry import method
-from xai_repro.seeds import seed_of
 
 
 @method("random", family="control", cite="")

@@ -2,13 +2,13 @@
 
 import torch
 
-from xai_repro.chunks import default_chunk, in_chunks, top1
-from xai_repro.errors import NotApplicable, at_least_one
-from xai_repro.rectify import ReLURule
+from xai_repro.errors import at_least_one, NotApplicable
+from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.forward import evaluating, logits_of, top1
+from xai_repro.network.rectify import ReLURule
+from xai_repro.network.target import target_logit
+from xai_repro.numerics.seeds import seed_of
 from xai_repro.registry import method
-from xai_repro.seeds import seed_of
-from xai_repro.split import evaluating, logits_of
-from xai_repro.target import target_logit
 
 
 def input_gradient(model, x, y):

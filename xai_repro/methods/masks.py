@@ -4,16 +4,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from xai_repro import lifts
-from xai_repro.algebra import ratio
-from xai_repro.chunks import default_chunk, in_chunks, predict, top1
-from xai_repro.clustering import best_partition
 from xai_repro.errors import at_least_one
-from xai_repro.explain import normalize
-from xai_repro.pyramid import pyramid
+from xai_repro.methods import lifts
+from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.forward import predict, top1
+from xai_repro.network.pyramid import pyramid
+from xai_repro.network.target import probabilities, resolve_target, target_logit
+from xai_repro.numerics.algebra import normalize, ratio
+from xai_repro.numerics.clustering import best_partition
 from xai_repro.registry import method
-from xai_repro.split import stages
-from xai_repro.target import probabilities, resolve_target, target_logit
 
 
 @method("rise", family="masks", cite="petsiuk2018rise")
@@ -98,7 +97,7 @@ def collection_cam(
         raise ValueError(f"denoise is '{denoise}'; possible: quantile, max-fraction")
     if score not in ("logit", "probability"):
         raise ValueError(f"score is '{score}'; possible: logit, probability")
-    pairs, y = pyramid(model, x, y, stages(model, layers))
+    pairs, y = pyramid(model, x, y, layers)
     shallow, (A, G) = [A * (G > 0) for A, G in pairs[:-1]], pairs[-1]
     values = [*shallow, A * G.mean((2, 3), keepdim=True)]
     found = [collect(V, membership(features(A, G, standardize), least, most)) for (A, G), V in zip(pairs, values)]

@@ -2,11 +2,12 @@
 
 import torch
 
-from xai_repro import lifts
-from xai_repro.chunks import default_chunk, in_chunks, predict
-from xai_repro.explain import normalize
+from xai_repro.methods import lifts
+from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.forward import predict
+from xai_repro.network.target import probabilities, target_logit
+from xai_repro.numerics.algebra import normalize
 from xai_repro.registry import method
-from xai_repro.target import probabilities, target_logit
 
 
 @method("score-cam", family="masks", cite="wang2020scorecam", lift=lifts.gradients)

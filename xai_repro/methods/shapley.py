@@ -1,19 +1,19 @@
 """CAMs whose coefficients are the channels' shares in the logit: M_ij = ReLU(sum_k alpha_k A_kij).
 
 v(a') = S(h_A(a')) is the logit when h_A keeps the activation maps A_k with a'_k = 1 and sets the others to zero, so that
-v(1) = S(A) and v(0) = S(0); K channels. `xai_repro.game` evaluates v at the cost that the head allows.
+v(1) = S(A) and v(0) = S(0); K channels. `xai_repro.network.game` evaluates v at the cost that the head allows.
 """
 
 import torch
 
-from xai_repro import lifts
-from xai_repro.chunks import in_chunks
 from xai_repro.errors import at_least_one
-from xai_repro.game import Game
+from xai_repro.methods import lifts
+from xai_repro.network.chunks import in_chunks
+from xai_repro.network.game import Game
+from xai_repro.network.rescale import RescaleRule
+from xai_repro.network.target import target_logit
+from xai_repro.numerics.regression import shapley_regression, weighted_lasso
 from xai_repro.registry import method
-from xai_repro.regression import shapley_regression, weighted_lasso
-from xai_repro.rescale import RescaleRule
-from xai_repro.target import target_logit
 
 TOGETHER = 2**26  # elements of channel contributions held at once
 

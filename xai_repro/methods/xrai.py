@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from xai_repro.chunks import top1
 from xai_repro.methods.gradient import path_integral
+from xai_repro.network.forward import top1
 from xai_repro.registry import method
 
 SCALES = (50, 100, 150, 250, 500, 1200)  # of Felzenszwalb's segmentation, from fine to coarse

@@ -5,8 +5,8 @@ from collections import OrderedDict
 import torch
 
 from xai_repro.explain import coefficients
-from xai_repro.fingerprint import digest, of_model
 from xai_repro.registry import method_info, metric
+from xai_repro.store.fingerprint import digest, of_model
 
 _KNOWN = OrderedDict()  # references computed last, since the same ones serve every method that is compared
 KEPT = 256

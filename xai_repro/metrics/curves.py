@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 
-from xai_repro.chunks import default_chunk, in_chunks, predict
 from xai_repro.metrics.faithfulness import probability
+from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.forward import predict
+from xai_repro.network.target import probabilities, target_logit
 from xai_repro.registry import metric
-from xai_repro.sharing import shared, sharing
-from xai_repro.target import probabilities, target_logit
+from xai_repro.store.sharing import shared, sharing
 
 KERNEL = gaussian_filter1d(np.eye(11)[5], sigma=5)  # reflected at its ends, so nearly a box and of sum 1, as RISE's code has it
 

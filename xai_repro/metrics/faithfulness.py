@@ -6,10 +6,10 @@ multiplies the normalised image, so what is masked becomes the mean colour.
 
 import torch
 
-from xai_repro.chunks import predict
+from xai_repro.network.forward import predict
+from xai_repro.network.target import probabilities, target_logit
 from xai_repro.registry import metric
-from xai_repro.sharing import shared
-from xai_repro.target import probabilities, target_logit
+from xai_repro.store.sharing import shared
 
 
 @shared

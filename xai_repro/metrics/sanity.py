@@ -3,9 +3,9 @@
 import torch
 
 from xai_repro.errors import unknown
-from xai_repro.randomise import randomised
+from xai_repro.metrics.randomise import randomised
+from xai_repro.metrics.similarity import SIMILARITIES
 from xai_repro.registry import metric
-from xai_repro.similarity import SIMILARITIES
 
 
 @metric("sanity-cascading", higher_is_better=False, cite="adebayo2018sanity", maps="raw")
@@ -19,7 +19,7 @@ def sanity_cascading(
 
     In [-1,1] per image, and 1 for a map that ignores the model; NaN where M is constant. M is the map as the method gives it,
     with its sign, at input resolution. method: what gave the maps; settings: its hyper-parameters; layer: its layer, where it
-    has one. similarity: "spearman" (ranks of the pixels), "ssim" or "hog", see `xai_repro.similarity`. seed: of the
+    has one. similarity: "spearman" (ranks of the pixels), "ssim" or "hog", see `xai_repro.metrics.similarity`. seed: of the
     parameters. The class stays y. Raises UnknownName for another similarity or method and for a hyper-parameter that the method
     does not have.
     *Deviation*: the paper shows curves over the blocks, whose mean this is, and its released code explains the top class of each

@@ -2,7 +2,7 @@
 
 from safetensors.torch import load_file
 
-from xai_repro.fetch import cache_dir, cached, source
+from xai_repro.store.fetch import cache_dir, cached, source
 
 
 def imagenet_state_dict(name):

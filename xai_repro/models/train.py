@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..data import load_data, normalize
-from ..errors import unknown
-from .zoo import EMBEDDED, build, for_inference, pick_device
+from xai_repro.data import load_data, normalize
+from xai_repro.errors import unknown
+from xai_repro.models.zoo import EMBEDDED, build, for_inference, pick_device
 
 EPOCHS = {"mini-birds": 14, "mini-scenes": 10}  # species differ in small parts: more images and more passes over them
 IMAGES = {"mini-birds": 12000, "mini-scenes": 8000}

@@ -13,8 +13,8 @@ from torchvision import transforms as T
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
-from ..data import MEAN, STD, load_data
-from ..errors import unknown
+from xai_repro.data import MEAN, STD, load_data
+from xai_repro.errors import unknown
 
 SHIPPED = Path(__file__).parent / "weights"
 INPUT_SIZE = 96
@@ -136,7 +136,7 @@ def _load_torchvision(name, weights):
     published = _published(name)
     classes = None
     if weights == "imagenet":
-        from .imagenet import imagenet_state_dict  # reads the folder of fetched files: only where it is asked for
+        from xai_repro.models.imagenet import imagenet_state_dict  # reads the folder of fetched files: only where it is asked for
 
         model.load_state_dict(imagenet_state_dict(name))
         classes = tuple(published.meta["categories"])

@@ -1,0 +1,98 @@
+"""Lifts: a method is written in its short form, and a lift turns that into `(model, x, y, *, ...) -> map`.
+
+Over several layers (`layers`: names, or the last n ends of stages, or "all") a map is made of the maps of each.
+"""
+
+import inspect
+
+import torch
+import torch.nn.functional as F
+
+from xai_repro.network.layers import stages
+from xai_repro.network.pyramid import pyramid
+from xai_repro.network.split import Split
+
+GAMMA = 2  # of the shallow maps' scaling [Jiang et al. 2021, eq. 9]
+
+
+def upsample(maps, size):
+    """Maps [B,h,w] at the resolution (H,W) of the input: bilinear, align_corners=False."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def average(maps):
+    """The mean over layers of maps [B,H,W], each divided by its maximum: how lists of target layers are commonly merged."""
+    return torch.stack([_by_maximum(one) for one in maps]).mean(0)
+
+
+def strongest(maps):
+    """The largest over layers of maps [B,H,W], those but the last scaled by tanh(2 M / max M)   [Jiang et al. 2021, eq. 9]."""
+    *shallow, last = [_by_maximum(one) for one in maps]
+    return torch.stack([*((GAMMA * one).tanh() for one in shallow), last]).amax(0)
+
+
+def _by_maximum(maps):
+    top = maps.amax((1, 2), keepdim=True)
+    return maps / torch.where(top > 0, top, 1)
+
+
+def coefficients(alpha, head=True):
+    """Lift `alpha(split, y) -> [B,K]`: M_ij = ReLU(sum_k alpha_k A_kij), upsampled; over several layers the `average`."""
+
+    def weights(model, x, y=None, *, layer=None, layers=None, **hyper):
+        if layers is not None:
+            raise ValueError("coefficients belong to the channels of one layer: name it with layer=...")
+        split = Split(model, x, layer, head)
+        return alpha(split, split.target(y), **hyper)
+
+    def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
+        maps = []
+        for name in _one_or_several(model, layer, layers):
+            split = Split(model, x, name, head)
+            y = split.target(y)
+            maps.append(upsample(torch.einsum("bk,bkij->bij", alpha(split, y, **hyper), split.A).relu(), x.shape[-2:]))
+        return maps[0] if layers is None else average(maps)
+
+    return _like(alpha, explain), _like(alpha, weights)
+
+
+def gradients(alpha):
+    """Lift as `coefficients` an `alpha` that asks its split for activations, logits and gradients only: the head is not kept."""
+    return coefficients(alpha, head=False)
+
+
+def pixels(combine):
+    """Lift `combine(A, G) -> [B,h,w]` of activations A and the gradients G of the logit, both [B,K,h,w]; upsampled.
+
+    Over several layers the `strongest`; all their gradients come from one backward pass.
+    """
+
+    def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
+        names = _one_or_several(model, layer, layers)
+        if layers is None:
+            split = Split(model, x, names[0], head=False)
+            pairs = [(split.A, split.grad(split.target(y)))]
+        else:
+            pairs, _ = pyramid(model, x, y, names)
+        maps = [upsample(combine(A, G, **hyper), x.shape[-2:]) for A, G in pairs]
+        return maps[0] if layers is None else strongest(maps)
+
+    return _like(combine, explain), None
+
+
+def _one_or_several(model, layer, layers):
+    if layers is None:
+        return [layer]
+    if layer is not None:
+        raise ValueError(f"layer is {layer!r} and layers is {layers!r}: give one of them")
+    return stages(model, layers)
+
+
+def _like(short, whole):
+    """Give the lifted function the name, the text and the hyper-parameters of its short form."""
+    own = inspect.signature(whole).parameters
+    hyper = [p for p in inspect.signature(short).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    kept = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    whole.__signature__ = inspect.Signature(kept + hyper)
+    whole.__name__, whole.__doc__, whole.__module__, whole.__wrapped__ = short.__name__, short.__doc__, short.__module__, short
+    return whole

@@ -1,0 +1,264 @@
+"""The model cut at a layer: the trunk runs once, what lies above it (the head) runs again on other activations."""
+
+import weakref
+from collections import Counter, defaultdict
+from copy import copy
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from xai_repro.network.forward import evaluating, logits_of, outside_inference
+from xai_repro.network.layers import check_layer, default_layer
+from xai_repro.network.target import resolve_target, target_logit
+
+class Split:
+    """The model cut at the output of one layer for a batch of images.
+
+    A [B,K,h,w]: the activations there; logits [B,C]; `head(A')` runs only what lies above the layer, `grad(y)` differentiates
+    only that. first: the first layer with weights above the cut; last: the linear layer whose output is the logits; both None
+    where that layer runs more than once.
+    Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every module call
+    that was over before the cut is skipped. head=False: nothing of these calls is kept, so that only A, logits and gradients can
+    be asked for.
+
+    Raises UnknownName for a layer that the model lacks, ValueError for one that does not run exactly once or whose output is
+    not [B,K,h,w].
+    """
+
+    def __init__(self, model, x, layer=None, head=True):
+        with outside_inference():
+            self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
+        self.layer = default_layer(model) if layer is None else layer
+        self._with_head = head
+        self._cut = check_layer(model, self.layer)
+        with evaluating(model):
+            try:
+                self._record(copies=False)
+            except _WrittenLater:
+                self._record(copies=True)
+
+    def target(self, y):
+        """Class indices [B]: y itself where given, else the model's top-1."""
+        return resolve_target(self.logits, y)
+
+    def grad(self, y):
+        """G_kij = d logit_y / d A_kij, [B,K,h,w]; costs one backward pass of the head."""
+        return self.grads(y, [])[0]
+
+    def grads(self, y, above):
+        """The gradient of logit_y with respect to A and to tensors that the forward pass computed above the cut."""
+        with outside_inference(), torch.enable_grad():
+            score, tensors = target_logit(self._graph, y).sum(), [self._leaf, *above]
+            found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(tensor) if G is None else G for G, tensor in zip(found, tensors)]
+
+    def head(self, A, of=None):
+        """Logits [R,C] of activations A [R,K,h,w] put in the layer's place; row r belongs to image of[r].
+
+        of: [R] indices of images, needed only when R differs from the batch. Differentiable in A where gradients are on.
+        Raises ValueError where R differs from the batch and `of` is missing.
+        """
+        if of is None and len(A) != len(self.A):
+            raise ValueError(f"{len(A)} rows of activations for {len(self.A)} images: say with `of` which image each row belongs to")
+        of = torch.arange(len(A), device=A.device) if of is None else of
+        return self._above({self._cut: lambda *args: A.clone()}, of)  # a clone, since the next module may write in place
+
+    def scores(self, A, y, of, beyond_first=False):
+        """Logits [R] of the classes y [R] alone, for activations A [R,K,h,w] of the images of [R].
+
+        The last linear layer computes only its row of that class. beyond_first: A is what `first` gives instead, and only
+        what follows it runs. Where the head also uses the activations in another way, that is a RuntimeError or another
+        result: compare it once with the logits.
+        """
+        shape = torch.empty((len(of), *self.A.shape[1:]), dtype=self.A.dtype, device="meta")
+        replaced = {self._cut: lambda *args: shape if beyond_first else A.clone()}
+        if beyond_first:
+            replaced[self.first] = lambda *args: A.clone()
+        if self.last is None or self.last in replaced:
+            return self._above(replaced, of, not beyond_first).gather(1, y[:, None])[:, 0]
+
+        def own_row(h):
+            if h.is_meta:
+                raise RuntimeError("the last layer is given a shape only")
+            bias = 0 if self.last.bias is None else self.last.bias[y]
+            return (torch.einsum("rd,rd->r", h, self.last.weight[y]) + bias)[:, None]
+
+        return self._above(replaced | {self.last: own_row}, of, not beyond_first)[:, 0]
+
+    def first_input(self, A, of):
+        """What `first` is given when the activations are A [R,K,h,w] of the images of [R]."""
+
+        def stop(h, *args):
+            raise _Reached(h)
+
+        try:
+            self._above({self._cut: lambda *args: A.clone(), self.first: stop}, of)
+        except _Reached as reached:
+            return reached.args[0].detach()
+
+    def _above(self, replaced, of, record=True):
+        """Logits with the forward of some modules replaced and every call that was over before the cut skipped.
+
+        record: whether the trunk may run once more to keep the values of all its calls.
+        """
+        if not self._with_head:
+            raise ValueError("this split was made without its head (head=False): only A, logits and gradients can be asked for")
+        with evaluating(self.model):
+            while True:
+                try:
+                    return self._replay(replaced, of)
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError:
+                    # The trunk computes something between its modules that shapes alone cannot stand in for:
+                    # give it the images themselves, and where that is not enough, the values of all its calls.
+                    if self._copies or self._images and not record:
+                        raise
+                    if self._images:
+                        fuller = copy(self)  # so that an error in between leaves this split whole
+                        fuller._record(copies=True)
+                        self.__dict__ |= fuller.__dict__
+                    self._images = True
+
+    def _record(self, copies):
+        """One forward pass: without a graph up to the layer, with one above it."""
+        self._copies = self._images = copies
+        frames, runs, handles = [[]], Counter(), []  # a frame lists the calls that are over inside one open call
+        self.first, last = None, (None, None)
+
+        def begin(module, args):
+            frames.append([])
+            runs[module] += 1
+            if runs["cut"] and self.first is None and isinstance(getattr(module, "weight", None), torch.Tensor):
+                self.first = module
+
+        def end(module, args, output):
+            nonlocal last
+            frames.pop()
+            if module is self._cut:
+                runs["cut"] += 1
+                if runs["cut"] == 1:
+                    return self._at_cut(output, frames)
+            elif not runs["cut"]:
+                frames[-1].append((module, _Value(output, copies)))
+            elif type(module).forward is torch.nn.Linear.forward and "forward" not in module.__dict__:
+                last = module, output
+
+        for module in self.model.modules() if self._with_head else [self._cut]:
+            handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+        try:
+            with torch.no_grad():
+                output = self.model(self.x.clone())  # a clone, since the first module may write in place
+        finally:
+            for handle in handles:
+                handle.remove()
+        if runs["cut"] != 1:
+            raise ValueError(f"layer '{self.layer}' runs {runs['cut']} times in one forward pass; a cut needs a layer that runs once")
+        self._graph = logits_of(output)
+        self.logits = self._graph.detach()
+        self.last = last[0] if last[1] is self._graph and runs[last[0]] == 1 else None
+        self.first = self.first if runs[self.first] == 1 else None
+        if any(tensor._version != version for tensor, version in self._crossing):
+            raise _WrittenLater
+        if not self._graph.requires_grad:
+            raise ValueError(f"no gradient reaches layer '{self.layer}' from the logits: nothing differentiable lies between them")
+
+    def _at_cut(self, output, frames):
+        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+            got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"layer '{self.layer}' gives {got}; a cut needs activations [B,K,h,w]")
+        self.A = output.detach()
+        self._leaf = self.A.detach().requires_grad_()
+        self._skipped = defaultdict(list)
+        calls = [call for frame in frames for call in frame]
+        owner = {id(tensor): value for _, value in calls for tensor in value.alive()}  # the last call that returned it
+        owner.pop(id(output), None)  # the layer itself wrote in place: above the cut this tensor is A
+        for module, value in calls:
+            self._skipped[module].append(value.settle(owner))
+        self._crossing = [(tensor, tensor._version) for tensor in tree_leaves(list(self._skipped.values())) if isinstance(tensor, torch.Tensor)]
+        torch.set_grad_enabled(True)  # until the forward pass ends: `_record` runs under no_grad, which restores the mode
+        return self._leaf.clone()  # a clone, since the next module may write in place
+
+    def _replay(self, replaced, of):
+        rows, seen, patched = len(of), Counter(), {}
+
+        def rows_of(tensor):
+            if tensor.dim() == 0 or len(tensor) != len(self.A):
+                return tensor.clone()
+            return tensor.new_empty((rows, *tensor.shape[1:])) if tensor.is_meta else tensor.index_select(0, of)
+
+        def skipping(module, forward):
+            def skip(*args, **kwargs):
+                seen[module] += 1
+                if seen[module] > len(self._skipped[module]):
+                    return forward(*args, **kwargs)
+                return tree_map_only(torch.Tensor, rows_of, self._skipped[module][seen[module] - 1])
+
+            return skip
+
+        try:
+            for module in self._skipped:
+                patched[module] = module.__dict__.get("forward")
+                module.forward = skipping(module, module.forward)
+            for module, forward in replaced.items():
+                patched.setdefault(module, module.__dict__.get("forward"))
+                module.forward = forward
+            logits = logits_of(self.model(rows_of(self.x if self._images else self.x.to("meta"))))
+            if logits.is_meta:
+                raise RuntimeError("the logits have a shape only")
+            return logits
+        finally:
+            for module, own in patched.items():
+                del module.forward
+                if own is not None:
+                    module.forward = own
+
+
+class _Reached(Exception):
+    """Carries the input of the layer up to which the head was run."""
+
+
+class _WrittenLater(Exception):
+    """A tensor that crosses the cut was written in place after the call that returned it."""
+
+
+class _Value:
+    """What a call of the trunk returned. Whatever nobody holds any more when the cut is reached cannot matter above it,
+    so tensors are held weakly until then and replaced by their shape when they have died."""
+
+    def __init__(self, output, copies):
+        self.refs = []
+        self.copies = copies
+
+        def note(tensor):
+            tensor = tensor.detach().clone() if copies else tensor
+            shape = tensor.shape, tensor.stride(), tensor.dtype
+            self.refs.append((tensor if copies else weakref.ref(tensor), tensor._version, shape))
+            return _Slot(len(self.refs) - 1)
+
+        # What a tree does to a single tensor, without its bookkeeping: this runs for every module.
+        self.output = note(output) if isinstance(output, torch.Tensor) else tree_map_only(torch.Tensor, note, output)
+
+    def alive(self):
+        return [] if self.copies else [ref() for ref, _, _ in self.refs if ref() is not None]
+
+    def settle(self, owner):
+        def value(slot):
+            ref, version, shape = self.refs[slot.index]
+            if self.copies:
+                return ref
+            tensor = ref()
+            if tensor is None or owner.get(id(tensor)) is not self:
+                return torch.empty_strided(*shape[:2], dtype=shape[2], device="meta")
+            if tensor._version != version:
+                raise _WrittenLater
+            return tensor.detach()
+
+        return tree_map_only(_Slot, value, self.output)
+
+
+class _Slot:
+    """The place of a tensor in an output of any structure."""
+
+    def __init__(self, index):
+        self.index = index

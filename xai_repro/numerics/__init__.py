@@ -1,0 +1,1 @@
+"""Arithmetic on tensors and arrays that knows no network."""

@@ -1,0 +1,114 @@
+"""One notebook, run to the end in its own process: `python -m xai_repro.site.execute JOB`, as the driver calls it."""
+
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+from xai_repro.errors import unknown
+
+RESERVED = ("profile", "results")  # the driver sets these in every notebook
+_TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "list": (list, tuple)}
+
+
+def inspect(notebook):
+    """The parameters of a notebook: name -> annotated type ("str", "int", "float", "bool", "list" or "None").
+
+    Raises ValueError if the notebook cannot be read or lacks the parameters every notebook has.
+    """
+    from papermill import inspect_notebook
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = inspect_notebook(str(notebook))
+    except Exception as error:
+        raise ValueError(f"{notebook} is not a readable notebook: {error}") from error
+    types = {name: parameter["inferred_type_name"] for name, parameter in found.items()}
+    missing = [name for name in RESERVED if name not in types]
+    if missing:
+        raise ValueError(f"{notebook} has no parameter {' and no '.join(missing)}: its cell tagged `parameters` must set them")
+    return types
+
+
+def check(notebook, types, given):
+    """Refuse parameters that a notebook does not have, and values of another type than annotated.
+
+    Raises UnknownName with the nearest match, ValueError for a parameter the driver sets, TypeError for the type.
+    """
+    for name, value in given.items():
+        if name in RESERVED:
+            raise ValueError(f"parameter '{name}' is set by the driver: use its own option '{name}'")
+        if name not in types:
+            raise unknown(f"parameter of {Path(notebook).stem}", name, [n for n in types if n not in RESERVED])
+        wanted = types[name].split("[")[0]
+        right = isinstance(value, _TYPES.get(wanted, (object,)))
+        if isinstance(value, bool) and wanted in ("int", "float"):  # bool is an int in Python, not to a reader
+            right = False
+        if not right:
+            raise TypeError(f"parameter '{name}' of {Path(notebook).stem} takes {wanted}, got {value!r} ({type(value).__name__})")
+
+
+def execute(notebook, output, failed, parameters):
+    """Run a notebook in the current folder; the executed copy appears at `output` only when every cell succeeded.
+
+    failed: where the partly executed copy is kept otherwise. Raises papermill's PapermillExecutionError.
+    """
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.iorw import load_notebook_node, write_ipynb
+
+    output, failed = Path(output), Path(failed)
+    part = output.with_suffix(".ipynb.part")
+    failed.unlink(missing_ok=True)
+    try:
+        execute_notebook(notebook, str(part), parameters=parameters, kernel_name="python3", progress_bar=False,
+                         log_output=True, kernel_manager_class=_manager())  # fmt: skip
+    except PapermillExecutionError:
+        os.replace(part, failed)
+        output.unlink(missing_ok=True)  # results of an older source must not pass for this one
+        raise
+    executed = load_notebook_node(str(part))
+    executed.metadata.papermill.update(input_path=Path(notebook).name, output_path=output.name)  # no folders of this machine
+    write_ipynb(executed, str(part))
+    os.replace(part, output)
+
+
+def _manager():
+    """A kernel manager that talks through files: no ports to race for, no warning about open ones."""
+    from jupyter_client.manager import AsyncKernelManager
+
+    class Files(AsyncKernelManager):
+        def __init__(self, **settings):
+            super().__init__(transport="ipc", ip=os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "k"), **settings)
+
+    return Files
+
+
+def _die_with_driver():
+    """End this process when the driver ends, even by SIGKILL: it holds the other end of stdin."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main():
+    from papermill.exceptions import PapermillExecutionError
+
+    threading.Thread(target=_die_with_driver, daemon=True).start()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    warnings.simplefilter("ignore")
+    try:
+        execute(**json.loads(sys.argv[1]))
+    except PapermillExecutionError as error:
+        trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        logging.error("cell In [%s] failed\n%s", error.exec_count, trace or f"{error.ename}: {error.evalue}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,311 @@
+"""Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written but by `save`."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from xai_repro.data import denormalize
+from xai_repro.registry import method_info
+from xai_repro.store.files import whole
+from xai_repro.study.statistics import higher_is_better
+
+# The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
+MARKERS = "osD^vPX*"
+HEAT, DIVERGING = "inferno", "RdBu_r"  # perceptually uniform; zero in the middle, in white
+
+# Sizes in points that stay readable when a figure of 7 inches is shown on a phone.
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "figure.facecolor": "white",  # not transparent: black text has to stay legible on a dark page
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "xai-repro",  # the same figure, the same file
+}
+WIDTH = 7
+GREY = np.array([0.299, 0.587, 0.114])
+
+
+def _styled(figure):
+    """Draw a figure under this module's style and leave matplotlib's own settings alone."""
+
+    def wrapped(*arguments, **options):
+        with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
+            return figure(*arguments, **options)
+
+    wrapped.__name__, wrapped.__doc__, wrapped.__wrapped__ = figure.__name__, figure.__doc__, figure
+    return wrapped
+
+
+@_styled
+def panel(images, maps, titles=None, signed=()):
+    """Images and their maps: one row per image, the image first, then one labelled column per method.
+
+    images: [B,3,H,W] as the models take them. maps: label -> [B,H,W], raw or scaled. titles: one per row.
+    signed: labels of the maps whose negative values mean evidence against the class; these are drawn in diverging
+    colours, symmetric about zero. The others are drawn as heat over the grey image, from the map's least to its
+    greatest value, negative values as none.
+    Raises ValueError for maps that do not fit the images, titles of another number, or a signed label without a map.
+    """
+    rows, height, width = images.shape[0], *images.shape[-2:]
+    for label, stack in maps.items():
+        if tuple(stack.shape) != (rows, height, width):
+            raise ValueError(f"maps of '{label}' are {list(stack.shape)}; the images need {[rows, height, width]}")
+    if titles is not None and len(titles) != rows:
+        raise ValueError(f"{len(titles)} titles for {rows} images")
+    if missing := [label for label in signed if label not in maps]:
+        raise ValueError(f"signed names no map: {', '.join(missing)}; possible: {', '.join(maps)}")
+    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    grey = colours @ GREY
+    columns = 1 + len(maps)
+    tile = max(1.0, min(1.9, WIDTH / columns))
+    figure = Figure(figsize=(tile * columns, tile * rows * height / width + 0.55), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for (row, column), axis in np.ndenumerate(axes):
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+        label = ["image", *maps][column]
+        if row == 0:
+            axis.set_title(label.replace("-", "-\u200b"), fontsize=_fitting(label, tile))
+        if column == 0:
+            axis.imshow(colours[row])
+            axis.set_ylabel(titles[row] if titles is not None else "", fontsize=10)
+        else:
+            _draw_map(axis, grey[row], maps[label][row], label in signed)
+    return figure
+
+
+def families(maps, most=6):
+    """Maps {method: [B,H,W]} sorted into groups of at most `most` of one family: pairs (name of the group, maps)."""
+    groups = {}
+    for name in sorted(maps, key=lambda name: method_info(name).family == "control"):  # the controls last
+        groups.setdefault(method_info(name).family, {})[name] = maps[name]
+    for family, group in groups.items():
+        names = list(group)
+        for start in range(0, len(names), most):
+            part = f" {start // most + 1}" if len(names) > most else ""
+            yield f"{family}{part}", {name: group[name] for name in names[start : start + most]}
+
+
+@_styled
+def strip(images, maps, signed=False):
+    """Images above, the maps of one method below: images [B,3,H,W] as the models take them, maps [B,H,W]."""
+    figure = Figure(figsize=(WIDTH, 2 * WIDTH / len(images) + 0.1), layout="constrained")
+    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    for column, axes in enumerate(figure.subplots(2, len(images), squeeze=False).T):
+        axes[0].imshow(colours[column])
+        _draw_map(axes[1], colours[column] @ GREY, maps[column], signed)
+        for axis in axes:
+            axis.set_axis_off()
+    return figure
+
+
+@_styled
+def contact_sheet(samples, titles, columns=4):
+    """Samples with their titles, the outline of what is annotated drawn over a second copy of each."""
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(WIDTH, rows * (2 * WIDTH / columns + 0.35)), layout="constrained")
+    axes = figure.subplots(2 * rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, (sample, title) in enumerate(zip(samples, titles)):
+        row, column = 2 * (number // columns), number % columns
+        image = denormalize(sample.image).permute(1, 2, 0).numpy()
+        axes[row, column].imshow(image)
+        axes[row, column].set_title(title, fontsize=_fitting(title, WIDTH / columns))
+        axes[row + 1, column].imshow(image * (0.25 + 0.75 * (sample.mask >= 0).numpy()[..., None]))
+        _outline(axes[row + 1, column], sample.boxes[:, 1:], "white", 1.5)
+    return figure
+
+
+def _draw_map(axis, grey, values, signed):
+    values = torch.as_tensor(values).detach().cpu().float().nan_to_num().numpy()
+    if signed:
+        bound = np.abs(values).max() or 1
+        axis.imshow(values, cmap=DIVERGING, vmin=-bound, vmax=bound)
+        return
+    heat = values.clip(min=0)
+    heat = (heat - heat.min()) / ((heat.max() - heat.min()) or 1)
+    coloured = mpl.colormaps[HEAT](heat)[..., :3]
+    share = 0.25 + 0.6 * heat[..., None]  # the image shows through where the map says little
+    axis.imshow((1 - share) * grey[..., None] + share * coloured)
+
+
+def _fitting(label, inches):
+    """Font size at which a label of one line fits a column, between 7 and 12 points."""
+    return float(np.clip(inches * 72 / (0.58 * max(len(label), 1)), 7, 12))
+
+
+@_styled
+def boxes(images, proposed, true):
+    """Images with their true boxes in white and proposed ones in colour, one row per way of proposing.
+
+    images: [B,3,H,W] as the models take them. proposed: label -> a list of boxes [N,4] (x0, y0, x1, y1; half-open) per image;
+    true: such a list.
+    """
+    figure = Figure(figsize=(WIDTH, len(proposed) * (WIDTH / len(images) + 0.3)), layout="constrained")
+    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    for number, ((label, found), axes) in enumerate(zip(proposed.items(), figure.subplots(len(proposed), len(images), squeeze=False))):
+        axes[0].set_title(label, loc="left", fontsize=11)
+        for axis, picture, ours, theirs in zip(axes, colours, found, true):
+            axis.imshow(picture)
+            axis.set_axis_off()
+            _outline(axis, theirs, "white", 3)
+            _outline(axis, ours, COLOURS[1], 2)
+    return figure
+
+
+def _outline(axis, boxes, colour, width):
+    """Boxes [N,4] (x0, y0, x1, y1; half-open, in pixels) over an image."""
+    for x0, y0, x1, y1 in boxes.tolist():
+        axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
+
+
+@_styled
+def ratios(compared):
+    """Times as multiples of Grad-CAM's on a logarithmic axis: measured, by the cost model, and the paper's, one panel per setting.
+
+    compared: the result of `timing.table`.
+    """
+    parts = list(compared.groupby(["model", "size"], sort=False))
+    methods = list(dict.fromkeys(compared["method"]))
+    figure, axes = _grid(len(parts), 0.36 * len(methods) + 1.3)
+    for axis, ((model, size), part) in zip(axes, parts):
+        for number, column in enumerate(("ours", "cost model", "paper")):
+            places = [methods.index(method) for method in part["method"]]
+            axis.plot(part[column], places, MARKERS[number], color=COLOURS[number], markersize=7, label=column, alpha=0.85)
+        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5), xscale="log")
+        axis.set_title(f"{model}, {size} px", fontsize=11, loc="left")
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+    axes[0].legend(frameon=False, fontsize=9, loc="upper right")
+    figure.supxlabel("time / Grad-CAM's time", fontsize=11)
+    return figure
+
+
+@_styled
+def bars(summarised):
+    """Means with 95 % intervals: one panel per metric, one line per method, the best in colour.
+
+    summarised: the result of `tables.summary`, of one data set and model or of several (then one panel each).
+    """
+    keys = [key for key in ("dataset", "model") if key in summarised and summarised[key].nunique() > 1]
+    parts = list(summarised.groupby([*keys, "metric"], sort=False))
+    methods = list(dict.fromkeys(summarised["method"]))
+    figure, axes = _grid(len(parts), 0.32 * len(methods) + 0.9)
+    for axis, (key, part) in zip(axes, parts):
+        direction = higher_is_better(part["metric"].iat[0])
+        best = None if direction is None else part["mean"].max() if direction else part["mean"].min()
+        for cell in part.to_dict("records"):
+            place, mean = methods.index(cell["method"]), cell["mean"]
+            if np.isnan(mean):
+                axis.text(0.02, place, "\u2013", transform=axis.get_yaxis_transform(), va="center", color="0.4")
+                continue
+            colour = COLOURS[1] if mean == best else COLOURS[0]
+            axis.plot([cell["low"], cell["high"]], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
+            axis.plot(mean, place, "o", color=colour, markersize=6)
+        arrow = {True: " \u2191", False: " \u2193", None: ""}[direction]
+        axis.set_title("\n".join([*key[:-1], f"{key[-1]}{arrow}"]), fontsize=11, loc="left")
+        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.locator_params(axis="x", nbins=4)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+    return figure
+
+
+@_styled
+def ranks(compared):
+    """The paper's rank of each method against ours, one panel per group; on the diagonal both agree.
+
+    compared: the result of `tables.compare`. Methods without a number of ours are named below the panel.
+    """
+    parts = list(compared.groupby(["group", "metric"], sort=False))
+    headings = list(dict.fromkeys(compared["heading"]))
+    figure, axes = _grid(len(parts), 3.3)
+    for axis, ((group, metric), part) in zip(axes, parts):
+        both = part.dropna(subset=["paper_rank", "rank"])
+        size = max(len(both), 1)
+        axis.plot([0.5, size + 0.5], [0.5, size + 0.5], color="0.8", zorder=0)
+        for cell in both.to_dict("records"):
+            number = headings.index(cell["heading"])
+            axis.plot(cell["paper_rank"], cell["rank"], MARKERS[number % 8], color=COLOURS[number % 8], markersize=8, clip_on=False)
+            axis.annotate(cell["heading"], (cell["paper_rank"], cell["rank"]), xytext=(6, -3), textcoords="offset points", fontsize=9)
+        axis.set(xlim=(0.5, size + 0.5), ylim=(size + 0.5, 0.5), xlabel="rank in the paper", ylabel="rank here")
+        axis.set_xticks(range(1, int(size) + 1))
+        axis.set_yticks(range(1, int(size) + 1))
+        axis.set_title(f"{group}\n{metric}" if group != metric else metric, fontsize=11, loc="left")
+        if missing := len(part) - len(both):
+            axis.text(0.5, 0.02, f"not run yet: {missing} of {len(part)}", transform=axis.transAxes, ha="center", fontsize=9, color="0.4")
+    return figure
+
+
+@_styled
+def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
+    """Curves on common axes, told apart by colour and by marker.
+
+    lines: label -> [N] values. x: [N] positions, by default 0 to 1. bands: label -> ([N] low, [N] high), shaded.
+    log: logarithmic axes.
+    Raises ValueError for a curve whose length is not that of x.
+    """
+    figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for number, (label, values) in enumerate(lines.items()):
+        values = np.asarray(values, float)
+        places = np.linspace(0, 1, len(values)) if x is None else np.asarray(x, float)
+        if places.shape != values.shape:
+            raise ValueError(f"curve '{label}' has {len(values)} values; x has {len(places)}")
+        colour, marker = COLOURS[number % 8], MARKERS[number % 8]
+        axis.plot(places, values, color=colour, marker=marker, markevery=max(1, len(values) // 8), label=label, linewidth=2)
+        if bands and label in bands:
+            axis.fill_between(places, *np.asarray(bands[label], float), color=colour, alpha=0.2, linewidth=0)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    if log:
+        axis.set(xscale="log", yscale="log")
+    elif x is not None and len(x) <= 10:
+        axis.set_xticks(x)  # few places: each is named, and none in between
+    axis.grid(color="0.9")
+    axis.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def _grid(panels, height):
+    """Figure with small panels, two to a row, and its axes; those left over are switched off."""
+    columns = min(2, max(panels, 1))
+    rows = -(-max(panels, 1) // columns)
+    figure = Figure(figsize=(WIDTH if columns == 2 else WIDTH * 0.7, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[panels:]:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def save(figure, path, dpi=150):
+    """Write a figure, complete or not at all: .svg for charts, .png for images; the same figure gives the same bytes.
+
+    Raises ValueError for another ending.
+    """
+    path = Path(path)
+    if path.suffix not in (".svg", ".png"):
+        raise ValueError(f"'{path.name}': figures are written as .svg (charts) or .png (images)")
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    with whole(path) as temporary, mpl.rc_context(STYLE):
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
+    return path
+
+
+def show(figure, path):
+    """Save a figure and return it as what a notebook displays."""
+    from IPython.display import SVG, Image
+
+    path = save(figure, path)
+    return SVG(filename=str(path)) if path.suffix == ".svg" else Image(filename=str(path))

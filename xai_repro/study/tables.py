@@ -1,0 +1,312 @@
+"""Our numbers beside the printed ones, and tables as a page shows them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from xai_repro.published import published
+from xai_repro.registry import methods, metrics
+from xai_repro.store.files import whole
+from xai_repro.study.statistics import (
+    BY, RESAMPLES, TIME, against_controls, cost, draws, higher_is_better, interval, resampled_means, slopes, summary, timed, with_time,
+)  # fmt: skip
+
+# What the embedded experiment runs in place of a paper's data and models; "" is where the paper's table does not say.
+# A real run needs none of this: rows of the paper's own data set or model are preferred where there are any.
+STANDS_IN = {
+    "imagenet": "mini-birds",
+    "cub": "mini-birds",
+    "ucmerced": "mini-birds",
+    "stl10": "mini-birds",
+    "cifar100": "mini-birds",
+    "catsdogs": "mini-birds",
+    "imagenet-seg": "mini-birds",
+    "voc2007": "mini-scenes",
+    "coco2014": "mini-scenes",
+    "vgg16": "mini-vgg",
+    "vgg19": "mini-vgg",
+    "resnet18": "mini-resnet",
+    "resnet50": "mini-resnet",
+    "resnet101": "mini-resnet",
+}
+# Where a paper's table leaves the data set or model open: Collection-CAM pools ImageNet, UC Merced and CUB, and
+# LIFT-CAM's tables 7 to 10 repeat the main paper's experiment, which is on VGG16.
+UNSAID = {"dataset": "imagenet", "model": "vgg16"}
+
+
+# -- beside the papers ----------------------------------------------------------------------------------------------
+
+
+def compare(df, paper, table, row="", column=""):
+    """The numbers of a paper's table and ours, one row per printed cell.
+
+    df: rows of `evaluate`. row, column: keep only the cells with this part in their heading ("Average" of
+    "Average Drop (%) / Average") or, where no heading has it, those whose heading contains the text.
+    Ours are the rows of the paper's data set and model or, without any, of their stand-ins (STANDS_IN). A method is
+    found by the paper's heading where `evaluate` was given it as a label, and by its name otherwise.
+
+    Returns the columns table, row, column, group and heading (of the two, the one that names the method is heading;
+    methods are compared within a group), dataset, model, method, metric, printed, paper, ours, low, high (all in the
+    paper's unit), unit, n, paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
+    in place of what), status ("ok" or why there is no number of ours), mark.
+    Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept.
+    """
+    return _joined(df, paper, table, row, column)[_COMPARED]
+
+
+_COMPARED = [
+    "table", "row", "column", "group", "heading", "dataset", "model", "method", "metric", "printed", "paper", "ours",
+    "low", "high", "unit", "n", "paper_rank", "rank", "stands_in", "status", "mark",
+]  # fmt: skip
+
+
+def rank_agreement(df, paper, table, row="", column=""):
+    """Kendall's tau-b between the paper's order of the methods and ours, per group and metric of `compare`.
+
+    Returns the columns group, metric, stands_in, tau, low, high, methods (compared), n (images). tau is NaN for
+    fewer than three methods or where all are equal. The interval redraws the images, the same for all methods.
+    """
+    joined, rows = _joined(df, paper, table, row, column), with_time(df)
+    found = []
+    for (name, metric), group in joined.groupby(["group", "metric"], sort=False):
+        both = group[group["paper"].notna() & group["ours"].notna()]
+        sign = 1 if higher_is_better(metric) else -1
+        record = {"group": name, "metric": metric, "stands_in": group["stands_in"].max()}
+        if len(both) < 3 or higher_is_better(metric) is None:
+            found.append(record | {"tau": np.nan, "low": np.nan, "high": np.nan, "methods": len(both), "n": 0})
+            continue
+        printed = sign * both["paper"].to_numpy()
+        means, images = _means_together(rows, both)
+        # Rounding makes methods that are equal by algebra equal in float32 too, whatever the order of its sums.
+        ours = both["ours"] / both["unit"].map(lambda unit: 100 if unit == "%" else 1)
+        tau = kendalltau(printed, (sign * ours).round(6)).statistic
+        low, high = interval(kendall(printed, (sign * means).round(6)))
+        found.append(record | {"tau": tau, "low": low, "high": high, "methods": len(both), "n": images})
+    return pd.DataFrame(found, columns=["group", "metric", "stands_in", "tau", "low", "high", "methods", "n"])
+
+
+def simulations(df, paper, table, runs):
+    """A paper's table of repeated runs beside ours: how often each method comes out best.
+
+    df: rows of `evaluate`; their images are dealt out to `runs` runs of equal size. The paper's runs are its numbered columns.
+    Returns one row per method: in how many runs it is best in the paper and here (ties count for all), and our smallest, mean
+    and largest run, in the paper's unit. Methods without rows have no numbers of ours.
+    """
+    joined = compare(df, paper, table)
+    scale, sign = 100 if (joined["unit"] == "%").any() else 1, 1 if higher_is_better(joined["metric"].iat[0]) else -1
+    numbered = joined[joined["column"].str.fullmatch(r".*/ \d+")]
+    printed = numbered.pivot_table(index="method", columns="column", values="paper", sort=False)
+    here = joined.dropna(subset=["ours"]).drop_duplicates("method")
+    used = df[df["metric"].isin(joined["metric"]) & df["method"].isin(here["method"])]
+    for key, stands_for in (("dataset", numbered["dataset"].iat[0]), ("model", numbered["model"].iat[0])):
+        used = used[used[key] == present(set(used[key]), key, stands_for)]
+    images = pd.factorize(used["image_id"])[0]
+    means = used.assign(run=images * runs // (images.max() + 1)).pivot_table(index="method", columns="run", values="value") * scale
+    wins = [(sign * values).eq((sign * values).max()).sum(axis=1) for values in (printed, means)]
+    found = pd.DataFrame({f"best in the paper (of {printed.shape[1]})": wins[0], f"best here (of {means.shape[1]})": wins[1]})
+    found = found.join(pd.DataFrame({"smallest run": means.min(axis=1), "mean": means.mean(axis=1), "largest run": means.max(axis=1)}))
+    return found.reindex(printed.index).rename_axis("method").reset_index()
+
+
+def kendall(order, orders):
+    """Kendall's tau-b of one order [M] with many [R, M]: [R], NaN where one of the two is constant."""
+    first, second = np.triu_indices(len(order), 1)
+    a, b = np.sign(order[first] - order[second]), np.sign(orders[:, first] - orders[:, second])
+    with np.errstate(invalid="ignore"):
+        return (b @ a) / np.sqrt((a**2).sum() * (b**2).sum(1))
+
+
+def _means_together(rows, cells):
+    """Bootstrap means [resamples, methods] with the same images drawn for every method, and the number of images."""
+    chosen = [rows[np.logical_and.reduce([rows[key] == value for key, value in cell.items()])] for cell in cells["found"]]
+    wide = pd.concat([one.groupby("image_id")["value"].agg(["sum", "count"]) for one in chosen], axis=1).fillna(0)
+    sums, counts = wide["sum"].to_numpy(), wide["count"].to_numpy()
+    drawn = draws(len(wide), RESAMPLES, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (drawn @ sums) / (drawn @ counts), len(wide)
+
+
+def _joined(df, paper, table, row, column):
+    cells = _cells(paper, table, row, column)
+    means = summary(with_time(df))
+    joined = pd.DataFrame([cell | _ours(means, cell) for cell in cells.to_dict("records")])
+    both = joined["paper"].notna() & joined["ours"].notna()
+    for rank, source in (("paper_rank", "paper"), ("rank", "ours")):
+        joined[rank] = np.nan
+        for (_, metric), group in joined[both].groupby(["group", "metric"], sort=False):
+            direction = higher_is_better(metric)
+            if direction is not None:
+                joined.loc[group.index, rank] = group[source].round(6).rank(ascending=not direction, method="min")
+    return joined
+
+
+def _cells(paper, table, row, column):
+    """The printed cells with the headings sorted into `heading` (names the method) and `group` (the other one)."""
+    cells = published(paper, table)
+    cells = _with_heading(_with_heading(cells, "row", row), "column", column)
+    if cells.empty:
+        raise ValueError(f"table {table} of {paper} has no cell in a row with '{row}' and a column with '{column}'")
+    in_rows = cells["row"].nunique() > 1 and cells.groupby("row")["method"].nunique().max() == 1
+    heading, group = ("row", "column") if in_rows else ("column", "row")
+    alike = cells.groupby([group, "metric", "dataset", "model", "method"])["method"].transform("size")
+    return cells.assign(heading=cells[heading], group=cells[group], alike=alike, paper=cells["value"])
+
+
+def _with_heading(cells, key, text):
+    """Cells whose heading has a part (between " / ") that is this text; where there is none, those that contain it."""
+    exact = cells[[text in heading.split(" / ") for heading in cells[key]]]
+    return exact if text and len(exact) else cells[cells[key].str.contains(text, regex=False)]
+
+
+def _ours(means, cell):
+    """Our number for a printed cell, or why there is none."""
+    none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "stands_in": "", "found": None}
+    here, stands_in = means[means["metric"] == cell["metric"]], []
+    for key in ("dataset", "model"):
+        used = present(set(here[key]), key, cell[key])
+        if used is None:
+            return none | {"status": _not_run(cell, f"no rows of {cell['metric']} on {' or '.join(_candidates(key, cell[key]))}")}
+        here = here[here[key] == used]
+        stands_in += [f"{used} for {cell[key] or 'what the table leaves open'}"] * (used != cell[key])
+    none["stands_in"] = ", ".join(stands_in)
+    labelled = here[here["method"].isin({cell["heading"], *cell["heading"].split(" / ")})]
+    named = here[here["method"] == cell["method"]]
+    if len(labelled) == 0 and cell["alike"] > 1:
+        return none | {"status": _not_run(cell, f"label a method '{cell['heading']}' for this row")}
+    one = labelled if len(labelled) else named
+    if len(one) > 1:  # several settings: the default one, if it is among them
+        one = one[one["hyper"] == "{}"]
+        if len(one) != 1:
+            return none | {"status": f"several settings of {cell['method']}: label one of them '{cell['heading']}'"}
+    if len(one) == 0:
+        return none | {"status": _not_run(cell, "no rows")}
+    one, unit = one.iloc[0], 100 if cell["unit"] == "%" else 1
+    return none | {
+        "ours": one["mean"] * unit, "low": one["low"] * unit, "high": one["high"] * unit, "n": one["n"],
+        "status": one["status"], "found": {key: one[key] for key in BY},
+    }  # fmt: skip
+
+
+def present(names, key, name):
+    """Which of the data sets or models (key) that were run answers to a paper's: itself, else its stand-in, else None."""
+    return next((one for one in _candidates(key, name) if one in names), None)
+
+
+def _candidates(key, name):
+    real = name or UNSAID[key]
+    return [real, STANDS_IN[real]] if real in STANDS_IN else [real]
+
+
+def _not_run(cell, otherwise):
+    """Why a cell is empty: the library lacks its method or metric, or nobody has run it."""
+    for kind, names in (("method", methods()), ("metric", [*metrics(), TIME])):
+        if cell[kind] not in names:
+            return f"not run yet: no {kind} '{cell[kind]}' in this version"
+    return f"not run yet: {otherwise}"
+
+
+# -- for the page ---------------------------------------------------------------------------------------------------
+
+
+def side_by_side(compared, bold="**{}**"):
+    """A paper's table with ours beside it: the result of `compare`, one row per method, text as it is shown.
+
+    Columns: per group the paper's number as printed, ours with as many decimals, and our interval. The best of a
+    column is set by `bold`; where nothing was run the cell says so.
+    """
+    rows, several = {}, compared["group"].nunique() > 1
+    for (group, metric), part in compared.groupby(["group", "metric"], sort=False):
+        digits = part["printed"].map(_decimals).max()
+        direction, prefix = higher_is_better(metric), f"{group}: " if several else ""
+        for cell in part.to_dict("records"):
+            row = rows.setdefault(cell["heading"], {})
+            row[f"{prefix}paper"] = _shown(cell["printed"], cell["paper"], part["paper"], direction, digits, bold)
+            missing = pd.isna(cell["ours"])
+            ours = cell["status"].split(":")[0] if missing else f"{cell['ours']:.{digits}f}"
+            row[f"{prefix}ours"] = _shown(ours, cell["ours"], part["ours"], direction, digits, bold)
+            row[f"{prefix}95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
+
+
+def by_method(summarised, percent=True, bold="**{}**"):
+    """A summary laid out with one row per method and one column per metric, text as it is shown, the best set by `bold`.
+
+    Where the summary holds several data sets, models or settings, the row's name says which.
+    """
+    keys = [k for k in ("dataset", "model", "method", "hyper") if k in summarised and (k == "method" or summarised[k].nunique() > 1)]
+    rows, unit, digits = {}, 100 if percent else 1, 1 if percent else 3
+    for where, part in summarised.groupby([k for k in ("dataset", "model", "metric") if k in summarised], sort=False):
+        metric = part["metric"].iat[0]
+        for cell in part.to_dict("records"):
+            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {})
+            if pd.isna(cell["mean"]):
+                row[metric] = re.split("[;:]", cell["status"])[0]
+                continue
+            text = f"{cell['mean'] * unit:.{digits}f}"
+            text = _shown(text, cell["mean"], part["mean"], higher_is_better(metric), digits + 2 * percent, bold)
+            row[metric] = f"{text} ({cell['low'] * unit:.{digits}f} to {cell['high'] * unit:.{digits}f})"
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
+
+
+def style(table):
+    """A table for a notebook's page, as a pandas Styler: best values bold, legible on light and dark backgrounds.
+
+    table: the result of `compare` or `summary`, or any other DataFrame.
+    """
+    if {"paper", "ours", "group"} <= set(table.columns):
+        table = side_by_side(table, bold="<b>{}</b>")
+    elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
+        table = by_method(table, bold="<b>{}</b>")
+    elif table.index.name is None:
+        return _lined(table.style.hide(axis="index"))
+    return _lined(table.style)
+
+
+def _lined(styler):
+    lines = [
+        {"selector": "", "props": "border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit"},
+        {"selector": "th, td", "props": "padding: .25em .7em; text-align: right; background: transparent; color: inherit"},
+        {"selector": "th.row_heading, th.index_name", "props": "text-align: left; font-weight: normal"},
+        {"selector": "thead th", "props": "border-bottom: 1px solid currentColor; vertical-align: bottom"},
+    ]
+    return styler.set_uuid("table").format(_short, na_rep="").set_table_styles(lines)
+
+
+def _short(value):
+    """Four significant digits, or whole numbers from a thousand on."""
+    return value if not isinstance(value, float) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def save(table, path):
+    """Write a table as csv for a page's `{csv-table}`: four significant digits, complete or not at all; returns the path.
+
+    The result of `compare` or `summary` is laid out first; an index that has a name is written.
+    """
+    if {"paper", "ours", "group"} <= set(table.columns):
+        table = side_by_side(table)
+    elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
+        table = by_method(table)
+    with whole(path) as temporary:
+        table.to_csv(temporary, index=table.index.name is not None, float_format="%.4g", lineterminator="\n")
+    return Path(path)
+
+
+def show(table, path):
+    """Save a table and return it as what a notebook displays."""
+    save(table, path)
+    return style(table)
+
+
+def _decimals(printed):
+    return len(printed.partition(".")[2].rstrip("%*")) if "." in printed and "e" not in printed else 0 if printed.isdigit() else 3
+
+
+def _shown(text, value, values, direction, digits, bold):
+    """Text, bold where its value is the best of its column to the digits shown."""
+    values = values.dropna().round(digits)
+    if direction is None or pd.isna(value) or len(values) < 2:
+        return text
+    return bold.format(text) if round(value, digits) == (values.max() if direction else values.min()) else text
