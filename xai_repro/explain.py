@@ -52,7 +52,7 @@ def _apply(function, model, x, y, method, layer, hyper):
     chunk = hyper.pop("chunk", None) if "chunk" not in info.hyper else None
     if layer is not None:
         hyper = hyper | {"layer": layer}
-    check_hyper(info, hyper)
+    hyper = check_hyper(info, hyper)
     given, x = x.dtype if isinstance(x, torch.Tensor) else None, check_images(model, x)
     y = check_classes(x, y)
     chunk = default_chunk(x) if chunk is None else chunk

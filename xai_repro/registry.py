@@ -1,12 +1,13 @@
 """Where every method and metric is known by name: `@method` and `@metric` write here, everything else reads."""
 
 import inspect
+import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Callable
 
-from xai_repro.errors import unknown
+from xai_repro.errors import like, short, unknown
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,16 @@ class MethodInfo:
     @property
     def summary(self):
         """The first paragraph of the docstring: one sentence."""
-        return inspect.cleandoc(self.formula).split("\n\n")[0].replace("\n", " ")
+        return self._paragraph(0).replace("\n", " ")
 
     @property
     def definition(self):
         """The second paragraph of the docstring: the map in index notation and its place in the paper."""
-        return inspect.cleandoc(self.formula).split("\n\n")[1]
+        return self._paragraph(1)
+
+    def _paragraph(self, number):
+        parts = inspect.cleandoc(self.formula or "").split("\n\n")
+        return parts[number] if number < len(parts) else ""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,10 @@ class MetricInfo:
     hyper: dict
     formula: str
 
-    summary = MethodInfo.summary
-    definition = MethodInfo.definition
+    summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
 
+_ANY = ("layer", "layers", "chunk")  # of several kinds: checked where they are used
 _METHODS: dict[str, MethodInfo] = {}
 _METRICS: dict[str, MetricInfo] = {}
 
@@ -62,11 +67,19 @@ def hyper_of(function):
 
 
 def _add(table, info):
-    if info.name in table:
+    if not isinstance(info.name, str) or not info.name:
+        raise ValueError(f"a name is a text; got {short(info.name)}")
+    if info.name in table and _place(table[info.name].function) != _place(info.function):  # a cell that is run again replaces its own
         raise ValueError(f"'{info.name}' is registered twice: {table[info.name].function} and {info.function}")
-    if not info.formula:
+    if not info.formula and sys.flags.optimize < 2:  # which strips docstrings
         raise ValueError(f"'{info.name}' has no docstring: the formula and its source belong there")
+    if missing := [name for name, default in info.hyper.items() if default is inspect.Parameter.empty]:
+        raise ValueError(f"'{info.name}' has no default for {', '.join(missing)}: every hyper-parameter needs one")
     table[info.name] = info
+
+
+def _place(function):
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
 def method(name, *, family, cite, needs="", signed=False, lift=None):
@@ -103,30 +116,42 @@ def _complete(table):
 
 def methods(pattern="*"):
     """Names of the registered methods that match a shell pattern, in the order of their registration."""
-    return [name for name in _complete(_METHODS) if fnmatchcase(name, pattern)]
+    return _matching(_METHODS, pattern)
 
 
 def metrics(pattern="*"):
     """Names of the registered metrics that match a shell pattern, in the order of their registration."""
-    return [name for name in _complete(_METRICS) if fnmatchcase(name, pattern)]
+    return _matching(_METRICS, pattern)
 
 
 def method_info(name):
     """Everything known of one method. Raises UnknownName with the nearest match."""
-    if name not in _complete(_METHODS):
-        raise unknown("method", name, _METHODS)
-    return _METHODS[name]
+    return _known(_METHODS, "method", name)
 
 
 def metric_info(name):
     """Everything known of one metric. Raises UnknownName with the nearest match."""
-    if name not in _complete(_METRICS):
-        raise unknown("metric", name, _METRICS)
-    return _METRICS[name]
+    return _known(_METRICS, "metric", name)
 
 
 def check_hyper(info, hyper):
-    """Refuse hyper-parameters that the method or metric does not have."""
+    """The hyper-parameters, each one that the method or metric has and of the kind of its default.
+
+    Raises UnknownName for a name, ValueError for a value.
+    """
     for name in hyper:
         if name not in info.hyper:
             raise unknown(f"hyper-parameter of {info.name}", name, info.hyper)
+    return {name: value if name in _ANY else like(f"{name} of {info.name}", value, info.hyper[name]) for name, value in hyper.items()}
+
+
+def _matching(table, pattern):
+    if not isinstance(pattern, str):
+        raise ValueError(f"a pattern of names is a text, such as '*cam*'; got {short(pattern)}")
+    return [name for name in _complete(table) if fnmatchcase(name, pattern)]
+
+
+def _known(table, kind, name):
+    if not isinstance(name, str) or name not in _complete(table):
+        raise unknown(kind, name, _complete(table))
+    return table[name]

@@ -16,7 +16,7 @@ def score(metric, model, x, y, maps, truth=None, **hyper):
     Raises UnknownName for a metric or hyper-parameter that does not exist, ValueError for arguments that do not fit together.
     """
     info = metric_info(metric)
-    check_hyper(info, hyper)
+    hyper = check_hyper(info, hyper)
     x = check_images(model, x)
     y = top1(model, x, check_classes(x, y))
     shape = (len(x), *x.shape[-2:])

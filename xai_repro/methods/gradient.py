@@ -2,7 +2,7 @@
 
 import torch
 
-from xai_repro.errors import at_least_one, NotApplicable
+from xai_repro.errors import NotApplicable, whole_number
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import evaluating, logits_of, top1
 from xai_repro.network.rectify import ReLURule
@@ -44,7 +44,7 @@ def mean_gradient(model, x, y, points, n, chunk=None):
 
 def path_integral(model, x, x0, y, steps, chunk=None):
     """(x - x0) times the mean of g over the middles of `steps` equal pieces of the straight path from x0 to x, [B,3,H,W]."""
-    at_least_one("steps", steps)
+    whole_number("steps", steps)
     t = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).to(x).view(-1, 1, 1, 1)
 
     def points(images, some):
@@ -144,7 +144,7 @@ def smoothgrad(model, x, y=None, *, samples=25, noise=0.15, seed=0, chunk=None):
     chunk: rows per forward pass, images times samples. Costs n forward and n backward passes and, where y is not given, one forward
     pass more. Raises ValueError for fewer than one sample or negative noise.
     """
-    at_least_one("samples", samples)
+    whole_number("samples", samples)
     if not noise >= 0:
         raise ValueError(f"noise is {noise!r}; a fraction of the image's range is needed, at least 0")
     y = top1(model, x, y, chunk)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from xai_repro.errors import at_least_one
+from xai_repro.errors import whole_number
 from xai_repro.methods import lifts
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import predict, top1
@@ -27,8 +27,8 @@ def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None)
     Raises ValueError for fewer than one mask or cell and for a share outside (0,1].
     *Deviation*: the released code leaves out 1/(N p) for batches.
     """
-    at_least_one("masks", masks)
-    at_least_one("cells", cells)
+    whole_number("masks", masks)
+    whole_number("cells", cells)
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; a share in (0,1] is needed")
     y = top1(model, x, y)

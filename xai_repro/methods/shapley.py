@@ -6,7 +6,7 @@ v(1) = S(A) and v(0) = S(0); K channels. `xai_repro.network.game` evaluates v at
 
 import torch
 
-from xai_repro.errors import at_least_one
+from xai_repro.errors import whole_number
 from xai_repro.methods import lifts
 from xai_repro.network.chunks import in_chunks
 from xai_repro.network.game import Game
@@ -36,7 +36,7 @@ def draw_permutations(channels, n, sampling, seed):
     orders of the coordinates of scrambled Sobol points, which fill the cube more evenly than independent ones.
     Raises ValueError for another sampling or fewer than one permutation.
     """
-    at_least_one("permutations", n)
+    whole_number("permutations", n)
     generator = torch.Generator().manual_seed(seed)
     if sampling == "plain":
         return torch.rand(n, channels, generator=generator).argsort(1)
@@ -124,7 +124,7 @@ def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None)
     same for every image. chunk: rows of the head per forward pass.
     *Deviation*: the released code has captum's default kernel of cosine distances in place of psi; the text is followed.
     """
-    at_least_one("samples", samples)
+    whole_number("samples", samples)
     coalitions = torch.bernoulli(torch.full((samples, split.A.shape[1]), 0.5), generator=torch.Generator().manual_seed(seed))
     coalitions = coalitions.to(split.A)
     energy = split.A.square().sum((2, 3))
@@ -146,7 +146,7 @@ def kshap_cam(split, y, *, samples=512, seed=0, chunk=None):
     *Deviation*: the paper does not say how coalitions are drawn; here in proportion to psi (so each counts alike), with the
     infinite weights of |a'| = 0 and K as constraints. Directions that the samples leave open get equal shares.
     """
-    at_least_one("samples", samples)
+    whole_number("samples", samples)
     K = split.A.shape[1]
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.arange(1, K)
