@@ -282,7 +282,7 @@ def test_documented(name):
     info = xr.method_info(name)
     assert info.summary.endswith(".") and info.family and info.cite is not None
     assert info.family == "control" or info.cite
-    assert all(key in info.formula for key in info.hyper if key not in ("layer", "layers", "chunk", "seed"))
+    assert all(key in info.formula for key in info.hyper if key not in ("layer", "layers", "layout", "chunk", "seed"))
 
 
 # -- coefficients -----------------------------------------------------------------------------------------------------------

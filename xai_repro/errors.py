@@ -5,6 +5,7 @@ from numbers import Integral, Real
 
 FEW = 12  # names that an error lists in full; of more, the NEAREST
 NEAREST = 6
+MOST = 1_000_000  # steps, samples, masks and permutations: more are a slip of the finger, and would fill the memory
 
 
 class UnknownName(LookupError):
@@ -35,10 +36,12 @@ def short(value, most=80):
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def whole_number(name, number, least=1):
-    """The number as an int; a ValueError for what is no whole number of at least `least`."""
+def whole_number(name, number, least=1, most=MOST):
+    """The number as an int; a ValueError for what is no whole number from `least` to `most`."""
     if not isinstance(number, Integral) or isinstance(number, bool) or number < least:
         raise ValueError(f"{name} is {short(repr(number))}; at least {least} is needed, a whole number")
+    if number > most:
+        raise ValueError(f"{name} is {short(repr(number))}; at most {most} can be done")
     return int(number)
 
 

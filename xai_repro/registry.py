@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Callable
 
-from xai_repro.errors import like, short, unknown
+from xai_repro.errors import like, short, unknown, whole_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MetricInfo:
     summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
 
-_ANY = ("layer", "layers", "chunk")  # of several kinds: checked where they are used
+_ANY = ("layer", "layers", "layout", "chunk")  # of several kinds: checked where they are used
 _METHODS: dict[str, MethodInfo] = {}
 _METRICS: dict[str, MetricInfo] = {}
 
@@ -142,7 +142,10 @@ def check_hyper(info, hyper):
     for name in hyper:
         if name not in info.hyper:
             raise unknown(f"hyper-parameter of {info.name}", name, info.hyper)
-    return {name: value if name in _ANY else like(f"{name} of {info.name}", value, info.hyper[name]) for name, value in hyper.items()}
+    checked = {name: value if name in _ANY else like(f"{name} of {info.name}", value, info.hyper[name]) for name, value in hyper.items()}
+    if "seed" in checked:
+        whole_number(f"seed of {info.name}", checked["seed"], 0, 2**32 - 1)  # what every generator takes
+    return checked
 
 
 def _matching(table, pattern):

@@ -16,7 +16,14 @@ def test_knows_nothing_of_the_model_or_the_class(name):
     x = images()
     expected = xr.explain(MODEL, x, 0, name)
     assert torch.equal(xr.explain(seeded(VGGLike, seed=9), x, 3, name), expected)
-    assert flops(lambda: xr.explain(MODEL, x, 0, name)) <= 2 * 3 * 2 * 9 * SIZE**2  # the edge filter at most
+    one = flops(lambda: MODEL(x[:1]))  # so many classes has the model
+    assert flops(lambda: xr.explain(MODEL, x, 0, name)) <= one + 2 * 3 * 2 * 9 * SIZE**2  # and the edge filter at most
+    named = seeded(VGGLike)
+    named.classes = list("abcde")
+    assert flops(lambda: xr.explain(named, x, 0, name)) <= 2 * 3 * 2 * 9 * SIZE**2
+    for model in (MODEL, named):
+        with pytest.raises(ValueError, match="class 5; the model has classes 0 to 4"):
+            xr.explain(model, x, 5, name)
     assert xr.method_info(name).family == "control"
 
 

@@ -156,7 +156,7 @@ def test_stages():
             stages(resnet, wrong)
     with pytest.raises(LookupError, match="unknown layer 'layer5'; did you mean 'layer4'"):
         stages(resnet, ["layer5"])
-    with pytest.raises(ValueError, match="the stages of VGGLike are not known"):
+    with pytest.raises(ValueError, match="VGGLike has no default layer: name one"):
         stages(seeded(VGGLike))
 
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 import xai_repro as xr
+from scipy.special import roots_legendre
 from toys import TOYS, GapLinear, VGGLike, images, seeded, Y
+
+from xai_repro.methods.gradient import gauss_legendre
 
 
 # -- integrated gradients ------------------------------------------------------------------------------------------------------
@@ -32,13 +35,24 @@ def test_integrated_gradients_of_a_plane_are_exact_with_any_number_of_steps():
 
 
 def test_integrated_gradients_in_numbers():
-    """S = w x^2: the middle of a piece is exact there, its ends are not. S = w x^3: x^3 (1 - 1/(4 n^2)) with n pieces."""
+    """S = w x^k has the gradient k w x^(k-1) along the path: n points are exact up to k = 2n, and not beyond; 1 point: x^3 (3/4)."""
     x = images()
-    for n in (1, 2, 5):
-        square = xr.explain(Formula(lambda x: W * x**2), x, 0, "integrated-gradients", steps=n)
-        torch.testing.assert_close(square, (W * x**2).sum(1), rtol=0, atol=1e-13)
-        cube = xr.explain(Formula(lambda x: W * x**3), x, 0, "integrated-gradients", steps=n)
-        torch.testing.assert_close(cube, (W * x**3).sum(1) * (1 - 1 / (4 * n**2)), rtol=0, atol=1e-13)
+    for n in (1, 2, 3):
+        exact = xr.explain(Formula(lambda x: W * x ** (2 * n)), x, 0, "integrated-gradients", steps=n)
+        torch.testing.assert_close(exact, (W * x ** (2 * n)).sum(1), rtol=1e-12, atol=1e-13)
+        beyond = xr.explain(Formula(lambda x: W * x ** (2 * n + 1)), x, 0, "integrated-gradients", steps=n)
+        assert not torch.allclose(beyond, (W * x ** (2 * n + 1)).sum(1), rtol=1e-5)
+    cube = xr.explain(Formula(lambda x: W * x**3), x, 0, "integrated-gradients", steps=1)
+    torch.testing.assert_close(cube, (W * x**3).sum(1) * 3 / 4, rtol=0, atol=1e-13)
+
+
+def test_points_and_weights():
+    for n in (1, 2, 50, 100, 101, 250):
+        nodes, weights = gauss_legendre(n)
+        assert len(nodes) == len(weights) == n and (0 < nodes).all() and (nodes < 1).all() and (nodes.diff() > 0).all()
+        torch.testing.assert_close(weights.sum(), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-14)
+        for power in range(2 * min(n, 5)):
+            assert (weights * nodes**power).sum().item() == pytest.approx(1 / (power + 1), abs=1e-14)
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -46,10 +60,10 @@ def test_integrated_gradients_by_loops(name):
     model, x, n = seeded(TOYS[name].build), images(), 5
     expected = torch.zeros(3, 16, 16, dtype=x.dtype)
     for b in range(3):
-        for s in range(n):
-            point = ((s + 0.5) / n * x[b : b + 1]).requires_grad_()
+        for node, weight in zip(*roots_legendre(n)):
+            point = ((node + 1) / 2 * x[b : b + 1]).requires_grad_()
             (g,) = torch.autograd.grad(model(point.clone())[0, Y[b]], point)
-            expected[b] += sum(x[b, c] * g[0, c] for c in range(3)) / n
+            expected[b] += sum(x[b, c] * g[0, c] for c in range(3)) * weight / 2
     torch.testing.assert_close(xr.explain(model, x, Y, "integrated-gradients", steps=n), expected, rtol=1e-10, atol=1e-13)
 
 
@@ -96,7 +110,7 @@ def test_passes_are_halved_where_memory_runs_out():
 def test_integrated_gradients_agree_with_captum():
     attr = pytest.importorskip("captum.attr")
     model, x = seeded(VGGLike), images()
-    expected = attr.IntegratedGradients(model).attribute(x.clone(), target=Y, n_steps=13, method="riemann_middle").sum(1)
+    expected = attr.IntegratedGradients(model).attribute(x.clone(), target=Y, n_steps=13, method="gausslegendre").sum(1)
     got = xr.explain(model, x, Y, "integrated-gradients", steps=13)
     torch.testing.assert_close(got, expected.detach(), rtol=1e-6, atol=1e-7)  # captum's positions on the path are float32
 

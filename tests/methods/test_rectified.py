@@ -157,11 +157,57 @@ def test_every_form_of_a_relu(form, method):
     assert (expected - xr.explain(plain, x, Y, "gradient")).abs().max() > 0.01 * expected.max()
 
 
-def test_what_is_no_relu_keeps_its_gradient():
-    for other in (torch.nn.SiLU(), torch.nn.ReLU6(), torch.nn.LeakyReLU(0.1), torch.nn.ELU(), torch.sigmoid, torch.tanh):
+def test_where_no_relu_is_met_the_method_does_not_apply():
+    for other in (torch.nn.SiLU(), torch.nn.Hardtanh(-1, 1), torch.nn.LeakyReLU(0.1), torch.nn.ELU(), torch.sigmoid, torch.tanh):
         model, x = seeded(lambda: OneReLU(other)), images()
         for method in RULES:
-            assert torch.equal(xr.explain(model, x, Y, method), xr.explain(model, x, Y, "gradient"))
+            with pytest.raises(NotApplicable, match="no ReLU is met in the forward pass of OneReLU"):
+                xr.explain(model, x, Y, method)
+
+
+def backwards(model, x, after, rule):
+    """max_c |g_c| of OneReLU with its non-linearity written out: after(z) = y and dy/dz by autograd, rule(g, own) at z."""
+    leaf = x.clone().requires_grad_()
+    z = model.conv(leaf)
+    free = z.detach().requires_grad_()
+    y = after(free)
+    (g,) = torch.autograd.grad(model.fc(y.mean((2, 3)))[torch.arange(len(x)), Y].sum(), y, retain_graph=True)
+    (own,) = torch.autograd.grad(y, free, g)
+    (gx,) = torch.autograd.grad(z, leaf, rule(g, own))
+    return gx.abs().amax(1)
+
+
+BY_HAND = {"deconvnet": lambda g, own: g.clamp(min=0), "guided-backprop": lambda g, own: own.clamp(min=0)}
+SIXES = [
+    torch.nn.ReLU6(), torch.nn.ReLU6(inplace=True), torch.nn.functional.relu6, torch.nn.Hardtanh(0, 6), torch.nn.Hardtanh(0, 6, inplace=True),
+    lambda z: torch.nn.functional.hardtanh(z, 0.0, 6.0), lambda z: torch.nn.functional.hardtanh(z, min_val=0, max_val=6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("form", range(len(SIXES)))
+def test_relu6_is_a_rectifier_with_a_ceiling(form, method):
+    model, x = seeded(lambda: OneReLU(SIXES[form])), 5 * images()
+    z = model.conv(x)
+    assert (z > 6).any() and (z < 0).any()
+    expected = backwards(model, x, lambda z: z.clamp(0, 6), BY_HAND[method])
+    torch.testing.assert_close(xr.explain(model, x, Y, method), expected, rtol=1e-12, atol=1e-15)
+    assert (expected - xr.explain(model, x, Y, "gradient")).abs().max() > 0.01 * expected.max()
+
+
+@pytest.mark.parametrize("method", RULES)
+@pytest.mark.parametrize("other", [torch.nn.SiLU(), torch.nn.ELU(), torch.tanh, lambda z: z.clamp(min=0.1)])
+def test_what_is_no_relu_keeps_its_gradient(other, method):
+    """Behind a ReLU, so that the method applies."""
+    model, x = seeded(lambda: OneReLU(lambda z: other(z.relu()))), images()
+
+    def rule(g, own):  # g at the output of the other one; what it hands to the ReLU is its own gradient
+        r = model.conv(x).relu().detach().requires_grad_()
+        (inner,) = torch.autograd.grad(other(r), r, g)
+        return BY_HAND[method](inner, inner * (r > 0))
+
+    expected = backwards(model, x, lambda z: other(z.relu()), rule)
+    torch.testing.assert_close(xr.explain(model, x, Y, method), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_where_no_gradient_is_negative_guided_backprop_is_the_gradient():

@@ -74,7 +74,6 @@ def test_errors(order):
     refused("unknown hyper-parameter of gradient 'step'", method="gradient", settings={"step": 3})
     refused("unknown hyper-parameter of gradient 'layer'", method="gradient", layer="features.4")
     refused("unknown layer 'features.9'", layer="features.9")
-    refused("VGGLike has no default layer", kind=ValueError)
 
     class Bare(nn.Module):
         def forward(self, x):

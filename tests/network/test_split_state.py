@@ -8,7 +8,7 @@ from torch import nn
 from toy_untidy import ATOL, replaced, Reused, untidy
 from toys import CLASSES, TOYS, Bottleneck, VGGLike, images, seeded, state
 
-from xai_repro.errors import UnknownName
+from xai_repro.errors import NotApplicable, UnknownName
 from xai_repro.network.forward import evaluating
 from xai_repro.network.layers import default_layer
 from xai_repro.network.split import Split
@@ -195,7 +195,9 @@ def test_a_class_out_of_range():
 
 def test_no_default_layer_lists_the_last_layers():
     with pytest.raises(ValueError, match="VGGLike has no default layer.*classifier.6"):
-        Split(seeded(VGGLike), images())
+        default_layer(seeded(VGGLike))  # without images nothing can be traced
+    with pytest.raises(NotApplicable, match="no layer of Sequential gives maps that its logits read"):
+        Split(nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES)).double(), images())
 
 
 @pytest.mark.slow

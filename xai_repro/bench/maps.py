@@ -64,7 +64,7 @@ def _long(case, settings):
     noise = 0.15 * (case.x.max() - case.x.min()).item()
 
     def along_the_path(chunk):
-        found = integrated.attribute(case.x, target=case.y, n_steps=steps, method="riemann_middle", internal_batch_size=chunk)
+        found = integrated.attribute(case.x, target=case.y, n_steps=steps, method="gausslegendre", internal_batch_size=chunk)
         return peers.colours(found, largest=False)
 
     def with_noise(chunk):

@@ -8,7 +8,7 @@ import torch
 
 from xai_repro.errors import NotApplicable
 from xai_repro.methods import lifts
-from xai_repro.numerics.algebra import ratio
+from xai_repro.numerics.algebra import ratio, wide
 from xai_repro.registry import method
 
 
@@ -24,9 +24,9 @@ def cam(split, y):
     negative values and subtracts the minimum.
     """
     K = split.A.shape[1]
-    for linear in (m for m in split.model.modules() if isinstance(m, torch.nn.Linear) and m.in_features == K):
-        with torch.no_grad():
-            logits = linear(split.A.mean((2, 3)))
+    pooled = split.A.mean((2, 3))
+    for linear in (m for m in split.model.modules() if isinstance(m, torch.nn.Linear) and m.in_features == K and m.weight.dtype == pooled.dtype):
+        logits = torch.nn.functional.linear(pooled, linear.weight, linear.bias).detach()
         if logits.shape == split.logits.shape and torch.allclose(logits, split.logits, rtol=1e-3, atol=1e-3):
             return linear.weight.detach()[y]
     raise NotApplicable(
@@ -59,7 +59,7 @@ def grad_cam_plus_plus(split, y, *, alpha_norm=True):
     *Deviation*: the paper differentiates exp(S); the factor exp(S) is common to all channels and dropped, since it
     overflows. A zero denominator gives 0, no epsilon is added.
     """
-    G, A = split.grad(y), split.A
+    G, A = split.grad(y).double(), split.A.double()  # 2 + G sum A can come near 0, where float32 has no digits left
     # G^2 is cancelled: G^3 would underflow. Only positions with a positive gradient reach the sum.
     a = (G > 0) * ratio(torch.ones_like(G), 2 + G * A.sum((2, 3), keepdim=True))
     if alpha_norm:
@@ -76,8 +76,8 @@ def xgrad_cam(split, y):
     alpha [B,K], in logits per unit of activation. No hyper-parameters.
     *Deviation*: a channel whose activations sum to 0 gets coefficient 0; the released code adds 1e-6 to the sum.
     """
-    A = split.A
-    return ratio((split.grad(y) * A).sum((2, 3)), A.sum((2, 3)))
+    A, G = wide(split.A), wide(split.grad(y))
+    return ratio((G * A).sum((2, 3)), A.sum((2, 3)))
 
 
 @method("layer-cam", family="cam", cite="jiang2021layercam", lift=lifts.pixels)

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 
+from xai_repro.errors import whole_number
 from xai_repro.methods.lifts import upsample
 from xai_repro.numerics.seeds import seed_of
 from xai_repro.registry import method
@@ -15,8 +16,11 @@ def random(model, x, y=None, *, cells=7, seed=0):
     M = up(U), U_ij ~ Uniform(0,1) on cells x cells positions
 
     M [B,H,W] in [0,1]. The noise is drawn from the seed and the pixels of the image, so that a map depends on its own
-    image alone and every image has another one. cells: positions per side (7: VGG16's and ResNet50's last map at 224).
+    image alone and every image has another one. cells: positions per side (7: VGG16's and ResNet50's last map at 224). Raises ValueError
+    for fewer than one.
     """
+
+    whole_number("cells", cells)
 
     def noise(image):
         return torch.rand(cells, cells, generator=torch.Generator().manual_seed(seed_of(image, seed)))
@@ -30,8 +34,10 @@ def center(model, x, y=None, *, width=0.25):
 
     M_ij = exp(-(u_i^2 + v_j^2) / (2 width^2)), with u, v in [-1/2, 1/2] across the image
 
-    M [B,H,W] in (0,1]. width: standard deviation, as a fraction of the side.
+    M [B,H,W] in (0,1]. width: standard deviation, as a fraction of the side. Raises ValueError for none.
     """
+    if width <= 0:
+        raise ValueError(f"width is {width}; a fraction of the side above 0 is needed")
     u, v = (((torch.arange(n, device=x.device) + 0.5) / n - 0.5).to(x) for n in x.shape[-2:])
     return torch.exp(-(u[:, None] ** 2 + v**2) / (2 * width**2)).repeat(len(x), 1, 1)
 

@@ -1,64 +1,96 @@
 """Maps from the gradient of the logit with respect to the image: g_cij = dS/dx_cij."""
 
+from functools import partial
+
+import numpy as np
 import torch
 
 from xai_repro.errors import NotApplicable, whole_number
+from xai_repro.network.borrow import borrowed, using
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import evaluating, logits_of, top1
-from xai_repro.network.rectify import ReLURule
+from xai_repro.network.rectify import RectifierRule
 from xai_repro.network.target import target_logit
+from xai_repro.numerics.algebra import wide
 from xai_repro.numerics.seeds import seed_of
 from xai_repro.registry import method
 
+PIECE = 100  # nodes of one Gauss-Legendre rule at most
+
 
 def input_gradient(model, x, y):
-    """g = dS_b/dx_b for every image b, [B,3,H,W]; S is the logit of class y_b. Costs one forward and one backward pass."""
+    """g = dS_b/dx_b for every image b, [B,C,H,W]; S is the logit of class y_b. Costs one forward and one backward pass."""
+    return borrowed(model, partial(_input_gradient, model, x, y))
+
+
+def _input_gradient(model, x, y):
     with evaluating(model), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        (g,) = torch.autograd.grad(target_logit(logits_of(model(leaf.clone())), y).sum(), leaf)
+        S = target_logit(logits_of(model(leaf.clone())), y)
+        if not S.requires_grad:
+            raise NotApplicable(f"no gradient reaches the images from the logits of {type(model).__name__} (quantised layers pass none)")
+        (g,) = torch.autograd.grad(S.sum(), leaf)
     return g
 
 
-def mean_gradient(model, x, y, points, n, chunk=None):
-    """(1/n) sum_s g(p_bs) over n points p_bs of every image, [B,3,H,W], in passes of at most `chunk` rows.
+def mean_gradient(model, x, y, points, n, chunk=None, weights=None):
+    """sum_s w_s g(p_bs) over n points p_bs of every image, [B,C,H,W], in passes of at most `chunk` rows; w_s = 1/n without weights [n].
 
-    points(images, some) -> p [b,s,3,H,W] makes those of two slices when they are needed. Points and gradients are not kept, so
-    memory does not grow with n. Costs n forward and n backward passes.
+    points(images, some) -> p [b,s,C,H,W] makes those of two slices when they are needed. Points and gradients are not kept, so
+    memory does not grow with n; the sum is in float32 at least. Costs n forward and n backward passes.
     """
+    weights = torch.full((n,), 1 / n, dtype=torch.float64) if weights is None else weights
 
     def of_images(images):
-        total, own = torch.zeros_like(x[images]), y[images]
+        total, own = torch.zeros_like(wide(x[images])), y[images]
 
         def add(some):
             p = points(images, some)
-            g = input_gradient(model, p.flatten(0, 1), own.repeat_interleave(p.shape[1]))
-            total.add_(g.unflatten(0, p.shape[:2]).sum(1))
+            g = input_gradient(model, p.flatten(0, 1).to(x.dtype), own.repeat_interleave(p.shape[1]))
+            total.add_((weights[some].to(total).view(-1, 1, 1, 1) * g.unflatten(0, p.shape[:2])).sum(1))
             return total[:0]  # nothing to join: the sum is all that is kept
 
         in_chunks(add, n, max(1, chunk // len(total)))
-        return total / n
+        return total
 
     chunk = default_chunk(x) if chunk is None else chunk
     return in_chunks(of_images, len(x), chunk)
 
 
 def path_integral(model, x, x0, y, steps, chunk=None):
-    """(x - x0) times the mean of g over the middles of `steps` equal pieces of the straight path from x0 to x, [B,3,H,W]."""
-    whole_number("steps", steps)
-    t = ((torch.arange(steps, dtype=torch.float64) + 0.5) / steps).to(x).view(-1, 1, 1, 1)
+    """(x - x0) times the integral of g over the straight path from x0 to x, [B,C,H,W], by Gauss-Legendre's rule."""
+    nodes, weights = gauss_legendre(whole_number("steps", steps))
+    t, path = nodes.to(x.device).view(-1, 1, 1, 1).to(wide(x)), wide(x) - wide(x0)
 
     def points(images, some):
-        return x0[images, None] + t[some] * (x - x0)[images, None]
+        return wide(x0)[images, None] + t[some] * path[images, None]
 
-    return (x - x0) * mean_gradient(model, x, y, points, steps, chunk)
+    return path * mean_gradient(model, x, y, points, steps, chunk, weights)
+
+
+def gauss_legendre(n):
+    """Nodes and weights [n] on [0,1]: of as many equal pieces as have at most 100 nodes each, exact for polynomials of degree 2n - 1 on one."""
+    pieces = -(-n // PIECE)
+    nodes, weights = [], []
+    for piece in range(pieces):
+        own, share = np.polynomial.legendre.leggauss(n // pieces + (piece < n % pieces))
+        nodes.append((piece + (own + 1) / 2) / pieces)
+        weights.append(share / 2 / pieces)
+    return torch.from_numpy(np.concatenate(nodes)), torch.from_numpy(np.concatenate(weights))
 
 
 def gradient_through(model, x, y, rule):
-    """The map of `gradient` where every ReLU hands back rule(g, y). Raises NotApplicable for TorchScript, which hides its ReLUs."""
+    """The map of `gradient` where every rectifier hands back rule(g, own), own: what it would hand back itself.
+
+    Raises NotApplicable for TorchScript, which hides its rectifiers, and where none is met.
+    """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NotApplicable("the ReLUs of a TorchScript model cannot be reached: explain the model that it was made from")
-    with ReLURule(rule):
-        return gradient(model, x, y)
+    with using(RectifierRule(rule)) as found:
+        maps = gradient(model, x, y)
+    if not found.met:
+        raise NotApplicable(f"no ReLU is met in the forward pass of {type(model).__name__}: this would be its plain gradient")
+    return maps
 
 
 @method("gradient", family="gradient", cite="simonyan2014deep")
@@ -81,36 +113,37 @@ def linear_approximation(model, x, y=None):
     M [B,H,W], signed, in logits; x is the normalised image, so a pixel of the mean colour has share 0. On a network of
     ReLUs without biases the map sums to the logit. No hyper-parameters.
     """
-    return (x * input_gradient(model, x, y)).sum(1)
+    return (wide(x) * wide(input_gradient(model, x, y))).sum(1)
 
 
-@method("deconvnet", family="gradient", cite="zeiler2014deconvnet", needs="ReLUs that Python calls (no TorchScript)")
+@method("deconvnet", family="gradient", cite="zeiler2014deconvnet", needs="ReLUs, called from Python (no TorchScript)")
 def deconvnet(model, x, y=None):
     """The gradient with ReLUs that let positive gradients pass, whatever their input was.
 
     M_ij = max_c |g_cij|, where backwards through y = ReLU(z): g_z = max(g_y, 0)   [Zeiler & Fergus 2014, section 2.1]
 
-    M [B,H,W] >= 0. Max-pooling hands the gradient to the position of the maximum (the paper's switches). Every ReLU counts, also
-    functional, in-place and reused ones; other non-linearities (and a ReLU written as a clamp) keep their gradient. No
-    hyper-parameters. Raises NotApplicable for a TorchScript model.
+    M [B,H,W] >= 0. Max-pooling hands the gradient to the position of the maximum (the paper's switches). Every ReLU
+    counts, also functional, in-place and reused ones, and ReLU6, whose ceiling is ignored here; other non-linearities (and a ReLU
+    written as a clamp) keep their gradient. No hyper-parameters. Raises NotApplicable for a TorchScript model and where no ReLU is
+    met (networks of GELU or SiLU).
     *Deviation*: the paper starts at one activation of a layer and shows the colours; here at the logit, with the largest of the
     colours, as in TorchRay, whose benchmark then also blurs the map.
     """
-    return gradient_through(model, x, y, lambda g, y: g.clamp(min=0))
+    return gradient_through(model, x, y, lambda g, own: g.clamp(min=0))
 
 
-@method("guided-backprop", family="gradient", cite="springenberg2015guided", needs="ReLUs that Python calls (no TorchScript)")
+@method("guided-backprop", family="gradient", cite="springenberg2015guided", needs="ReLUs, called from Python (no TorchScript)")
 def guided_backprop(model, x, y=None):
     """The gradient with ReLUs that let only positive gradients pass, and only where their input was positive.
 
     M_ij = max_c |g_cij|, where backwards through y = ReLU(z): g_z = max(g_y, 0) 1[z > 0]   [Springenberg et al. 2015, figure 1]
 
     M [B,H,W] >= 0. Equal to the gradient where no gradient at a ReLU is negative. Every ReLU counts, also functional, in-place and
-    reused ones; other non-linearities (and a ReLU written as a clamp) keep their gradient. No hyper-parameters. Raises
-    NotApplicable for a TorchScript model.
+    reused ones, and ReLU6, which is open between 0 and 6; other non-linearities (and a ReLU written as a clamp) keep their gradient.
+    No hyper-parameters. Raises NotApplicable for a TorchScript model and where no ReLU is met (networks of GELU or SiLU).
     *Deviation*: TorchRay's benchmark also blurs the map.
     """
-    return gradient_through(model, x, y, lambda g, y: torch.ops.aten.threshold_backward(g, y, 0).clamp_(min=0))  # ReLU's own gradient first
+    return gradient_through(model, x, y, lambda g, own: own.clamp(min=0))
 
 
 @method("integrated-gradients", family="gradient", cite="sundararajan2017ig", signed=True)
@@ -119,12 +152,12 @@ def integrated_gradients(model, x, y=None, *, steps=50, baseline="zero", chunk=N
 
     M_ij = sum_c (x_cij - x0_cij) int_0^1 g_cij(x0 + t (x - x0)) dt   [Sundararajan et al. 2017, eq. 1]
 
-    M [B,H,W], signed, in logits; it sums to S(x) - S(x0), up to the error of the integral. steps: n pieces of the path, each
-    evaluated in its middle (the paper: 20 to 300 points). baseline: x0, "zero", the mean colour in normalised images. chunk: rows
-    per forward pass, images times steps. Costs n forward and n backward passes and, where y is not given, one forward pass more.
-    Raises ValueError for fewer than one step or another baseline.
-    *Deviation*: the paper's sum takes the pieces' ends (eq. 3) and the released code points from 0 to 1 with both ends counted in
-    full, which for few steps miss the integral by more. Colours are summed, not taken by their absolute values.
+    M [B,H,W], signed, in logits; it sums to S(x) - S(x0) up to the error of the integral, which the metric `completeness` tells.
+    steps: n points on the path (the paper: 20 to 300), those of Gauss and Legendre with their weights. baseline: x0, "zero", the
+    mean colour in normalised images. chunk: rows per forward pass, images times steps. Costs n forward and n backward passes and,
+    where y is not given, one forward pass more. Raises ValueError for fewer than one step or another baseline.
+    *Deviation*: the paper's sum takes the ends of equal pieces (eq. 3) and the released code points from 0 to 1 with both ends
+    counted in full; both miss the integral by more with as many points. Colours are summed, not taken by their absolute values.
     """
     if baseline != "zero":
         raise ValueError(f"baseline is {baseline!r}; possible: zero")

@@ -8,9 +8,11 @@ import inspect
 import torch
 import torch.nn.functional as F
 
+from xai_repro.errors import short
 from xai_repro.network.layers import stages
 from xai_repro.network.pyramid import pyramid
 from xai_repro.network.split import Split
+from xai_repro.numerics.algebra import wide
 
 GAMMA = 2  # of the shallow maps' scaling [Jiang et al. 2021, eq. 9]
 
@@ -18,6 +20,11 @@ GAMMA = 2  # of the shallow maps' scaling [Jiang et al. 2021, eq. 9]
 def upsample(maps, size):
     """Maps [B,h,w] at the resolution (H,W) of the input: bilinear, align_corners=False."""
     return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def weighted(alpha, A):
+    """ReLU(sum_k alpha_k A_kij), [B,h,w]."""
+    return torch.einsum("bk,bkij->bij", alpha.to(wide(A)), wide(A)).relu()
 
 
 def average(maps):
@@ -39,18 +46,18 @@ def _by_maximum(maps):
 def coefficients(alpha, head=True):
     """Lift `alpha(split, y) -> [B,K]`: M_ij = ReLU(sum_k alpha_k A_kij), upsampled; over several layers the `average`."""
 
-    def weights(model, x, y=None, *, layer=None, layers=None, **hyper):
+    def weights(model, x, y=None, *, layer=None, layers=None, layout=None, **hyper):
         if layers is not None:
             raise ValueError("coefficients belong to the channels of one layer: name it with layer=...")
-        split = Split(model, x, layer, head)
+        split = Split(model, x, layer, head, layout)
         return alpha(split, split.target(y), **hyper)
 
-    def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
+    def explain(model, x, y=None, *, layer=None, layers=None, layout=None, **hyper):
         maps = []
-        for name in _one_or_several(model, layer, layers):
-            split = Split(model, x, name, head)
+        for name in _one_or_several(model, x, layer, layers):
+            split = Split(model, x, name, head, layout)
             y = split.target(y)
-            maps.append(upsample(torch.einsum("bk,bkij->bij", alpha(split, y, **hyper), split.A).relu(), x.shape[-2:]))
+            maps.append(upsample(weighted(alpha(split, y, **hyper), split.A), x.shape[-2:]))
         return maps[0] if layers is None else average(maps)
 
     return _like(alpha, explain), _like(alpha, weights)
@@ -67,25 +74,25 @@ def pixels(combine):
     Over several layers the `strongest`; all their gradients come from one backward pass.
     """
 
-    def explain(model, x, y=None, *, layer=None, layers=None, **hyper):
-        names = _one_or_several(model, layer, layers)
+    def explain(model, x, y=None, *, layer=None, layers=None, layout=None, **hyper):
+        names = _one_or_several(model, x, layer, layers)
         if layers is None:
-            split = Split(model, x, names[0], head=False)
+            split = Split(model, x, names[0], head=False, layout=layout)
             pairs = [(split.A, split.grad(split.target(y)))]
         else:
-            pairs, _ = pyramid(model, x, y, names)
-        maps = [upsample(combine(A, G, **hyper), x.shape[-2:]) for A, G in pairs]
+            pairs, _ = pyramid(model, x, y, names, layout)
+        maps = [upsample(combine(*map(wide, pair), **hyper), x.shape[-2:]) for pair in pairs]
         return maps[0] if layers is None else strongest(maps)
 
     return _like(combine, explain), None
 
 
-def _one_or_several(model, layer, layers):
+def _one_or_several(model, x, layer, layers):
     if layers is None:
         return [layer]
     if layer is not None:
-        raise ValueError(f"layer is {layer!r} and layers is {layers!r}: give one of them")
-    return stages(model, layers)
+        raise ValueError(f"layer is {short(repr(layer))} and layers is {short(repr(layers))}: give one of them")
+    return stages(model, layers, x)
 
 
 def _like(short, whole):

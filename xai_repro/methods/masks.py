@@ -10,7 +10,7 @@ from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import predict, top1
 from xai_repro.network.pyramid import pyramid
 from xai_repro.network.target import probabilities, resolve_target, target_logit
-from xai_repro.numerics.algebra import normalize, ratio
+from xai_repro.numerics.algebra import normalize, ratio, wide
 from xai_repro.numerics.clustering import best_partition
 from xai_repro.registry import method
 
@@ -34,7 +34,7 @@ def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None)
     y = top1(model, x, y)
     grids, shifts = draw_grids(masks, cells, keep, seed)
     B, size = len(x), x.shape[-2:]
-    total = x.new_zeros(B, size.numel())
+    total = torch.zeros(B, size.numel(), device=x.device, dtype=wide(x).dtype)
 
     def scores(rows):
         """Adds what some (mask, image) pairs contribute to the total."""
@@ -43,8 +43,8 @@ def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None)
         pair = torch.arange(rows.start, rows.stop, device=x.device)
         of, image = pair // B - first, pair % B
         p = target_logit(probabilities(model, predict(model, x[image] * H[of, None], len(pair))), y[image])
-        weights = x.new_zeros(B, len(H)).index_put((image, of), p)
-        total.add_(weights @ H.flatten(1))
+        weights = total.new_zeros(B, len(H)).index_put((image, of), p.to(total))
+        total.add_(weights @ H.flatten(1).to(total))
         return p
 
     in_chunks(scores, masks * B, default_chunk(x) if chunk is None else chunk)
@@ -68,7 +68,8 @@ def random_masks(grids, shifts, size):
 
 @method("collection-cam", family="masks", cite="collection_cam")
 def collection_cam(
-    model, x, y=None, *, layers="all", least=2, most=10, theta=0.1, denoise="quantile", score="logit", standardize=False, chunk=None
+    model, x, y=None, *, layers="all", layout=None, least=2, most=10, theta=0.1, denoise="quantile", score="logit", standardize=False,
+    chunk=None,
 ):  # fmt: skip
     """Similar feature maps of several layers are put together into one mask each, and the masks are weighed by the score of what they leave.
 
@@ -78,7 +79,7 @@ def collection_cam(
 
     The collections C_n of a layer are the clusters of psi_k = (mean A_k, std A_k, mean G_k, std G_k) in the partition of Ward's
     hierarchy with the largest `dsra` [eqs. 5 to 16]. M [B,H,W] in [0,1]. layers: the ends of all stages ("all"), of the last n, or
-    names, from the input to the logits. least, most: the number of collections of a layer; the paper gives no range, without which
+    names, from the input to the logits; layout: how they hold the maps. least, most: the number of collections of a layer; the paper gives no range, without which
     every feature map would be its own collection, and its times fit 4 to 7 masks a layer. theta, 0.1: what is not above this
     quantile of a mask becomes 0, or, with denoise="max-fraction", what is not above this fraction of its maximum (the paper writes
     "percentile", which at 0.1 does nothing). score: what S is, "logit" or "probability" (left open; the softmax over masks is
@@ -89,20 +90,21 @@ def collection_cam(
     *Deviation*: the score S(X_b) of an empty image is not subtracted, since it cancels in the softmax. Algorithm 1 upsamples before
     the ReLU, the equations after it; the equations are followed.
     """
-    if not (isinstance(least, int) and isinstance(most, int) and 1 <= least <= most):
-        raise ValueError(f"least is {least!r}, most is {most!r}; whole numbers with 1 <= least <= most are needed")
+    if not 1 <= least <= most:
+        raise ValueError(f"least is {least}, most is {most}; 1 <= least <= most is needed")
     if not 0 <= theta < 1:
         raise ValueError(f"theta is {theta}; a fraction in [0,1) is needed")
     if denoise not in ("quantile", "max-fraction"):
         raise ValueError(f"denoise is '{denoise}'; possible: quantile, max-fraction")
     if score not in ("logit", "probability"):
         raise ValueError(f"score is '{score}'; possible: logit, probability")
-    pairs, y = pyramid(model, x, y, layers)
+    pairs, y = pyramid(model, x, y, layers, layout)
+    pairs = [tuple(map(wide, pair)) for pair in pairs]
     shallow, (A, G) = [A * (G > 0) for A, G in pairs[:-1]], pairs[-1]
     values = [*shallow, A * G.mean((2, 3), keepdim=True)]
     found = [collect(V, membership(features(A, G, standardize), least, most)) for (A, G), V in zip(pairs, values)]
     found = [(small, image) for small, image in found if len(image)]
-    chunk, total = default_chunk(x) if chunk is None else chunk, torch.zeros_like(x[:, 0])
+    chunk, total = default_chunk(x) if chunk is None else chunk, torch.zeros_like(wide(x[:, 0]))
     if not found:
         return total
 
@@ -112,7 +114,7 @@ def collection_cam(
         return normalize(H * (H > floor[:, None, None]))
 
     def scores(small, image):
-        logits = predict(model, x[image] * masks(small)[:, None], len(image))
+        logits = predict(model, x[image] * masks(small)[:, None].to(x), len(image))
         return target_logit(logits if score == "logit" else probabilities(model, logits), y[image])
 
     S = torch.cat([in_chunks(lambda rows: scores(small[rows], image[rows]), len(image), chunk) for small, image in found])

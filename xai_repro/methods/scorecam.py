@@ -1,12 +1,14 @@
 """Score-CAM: every activation map is tried as a mask of the image."""
 
+import warnings
+
 import torch
 
 from xai_repro.methods import lifts
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import predict
 from xai_repro.network.target import probabilities, target_logit
-from xai_repro.numerics.algebra import normalize
+from xai_repro.numerics.algebra import normalize, wide
 from xai_repro.registry import method
 
 
@@ -20,22 +22,35 @@ def score_cam(split, y, *, weight="probability", chunk=None):
     channel and one more. weight: "probability" as in the released code; "softmax" for the paper's box, the softmax over the
     live channels of the logits S(x H_k) (a baseline S(X_b) would cancel); "increase" for p_y(x H_k) - p_y(X_b) with an image of
     zeros X_b [Collection-CAM, eqs. 1 to 3]. chunk: rows per forward pass.
-    Raises ValueError for another weight.
+    Warns where the map is empty because the activations are negative, as before a ReLU. Raises ValueError for another weight.
     """
     if weight not in ("probability", "softmax", "increase"):
         raise ValueError(f"weight is '{weight}'; possible: probability, softmax, increase")
-    live = split.A.amax((2, 3)) > split.A.amin((2, 3))
+    A = wide(split.A)
+    live = A.amax((2, 3)) > A.amin((2, 3))
     images, channels = live.nonzero(as_tuple=True)
 
     def scores(some):
-        mask = normalize(lifts.upsample(split.A[images[some], channels[some]], split.x.shape[-2:]))
-        logits = predict(split.model, split.x[images[some]] * mask[:, None], len(mask))
+        mask = normalize(lifts.upsample(A[images[some], channels[some]], split.x.shape[-2:]))
+        logits = predict(split.model, split.x[images[some]] * mask[:, None].to(split.x), len(mask))
         return target_logit(logits if weight == "softmax" else probabilities(split.model, logits), y[images[some]])
 
-    alpha = torch.full_like(split.A[..., 0, 0], -torch.inf if weight == "softmax" else 0)
+    alpha = torch.full_like(A[..., 0, 0], -torch.inf if weight == "softmax" else 0)
     if len(images):
         alpha[live] = in_chunks(scores, len(images), default_chunk(split.x) if chunk is None else chunk)
     if weight == "increase":
         empty = probabilities(split.model, predict(split.model, torch.zeros_like(split.x[:1])))[0, y]
         alpha[live] -= empty[images]
-    return alpha.softmax(1).nan_to_num(0) if weight == "softmax" else alpha
+    alpha = alpha.softmax(1).nan_to_num(0) if weight == "softmax" else alpha
+    _say_what_is_empty(split, alpha, A)
+    return alpha
+
+
+def _say_what_is_empty(split, alpha, A):
+    empty = (lifts.weighted(alpha, A).amax((1, 2)) == 0) & (A.amin((1, 2, 3)) < 0)
+    if empty.any():
+        warnings.warn(
+            f"score-cam: the map of image(s) {empty.nonzero()[:8, 0].tolist()} is empty, since most activations of '{split.layer}' are "
+            "negative and all coefficients positive: name the layer after its ReLU",
+            stacklevel=2,
+        )

@@ -4,14 +4,19 @@ v(a') = S(h_A(a')) is the logit when h_A keeps the activation maps A_k with a'_k
 v(1) = S(A) and v(0) = S(0); K channels. `xai_repro.network.game` evaluates v at the cost that the head allows.
 """
 
+import warnings
+from functools import partial
+
 import torch
 
 from xai_repro.errors import whole_number
 from xai_repro.methods import lifts
+from xai_repro.network.borrow import borrowed, changes, freeze, using
 from xai_repro.network.chunks import in_chunks
 from xai_repro.network.game import Game
 from xai_repro.network.rescale import RescaleRule
 from xai_repro.network.target import target_logit
+from xai_repro.numerics.algebra import wide
 from xai_repro.numerics.regression import shapley_regression, weighted_lasso
 from xai_repro.registry import method
 
@@ -89,15 +94,39 @@ def lift_cam(split, y):
 
     alpha_k = sum_ij C_kij, C_kij = A_kij m_kij, with m the multipliers of the rescale rule   [LIFT-CAM supplement, section 3.1]
 
-    alpha [B,K], in logits; sum_k alpha_k = v(1) - v(0). Equal to the Shapley value where the head is linear. DeepSHAP averages
-    DeepLIFT over references; with the one reference zero it is this method (section 5.1). No hyper-parameters.
+    alpha [B,K], in logits; sum_k alpha_k = v(1) - v(0) where everything above the layer has a rule: linear layers, elementwise
+    functions, max-pooling, products, quotients, layer and group normalisation, softmax and attention (see `network.rescale`). Where
+    the shares miss the change of the logit by more than 1 %, a warning says by how much. Equal to the Shapley value where the head
+    is linear. DeepSHAP averages DeepLIFT over references; with the one reference zero it is this method (section 5.1). No
+    hyper-parameters.
+    *Deviation*: DeepLIFT has no rule for products and normalisations; ours are described there.
     """
+    return borrowed(split.model, partial(_lift_cam, split, y))
+
+
+def _lift_cam(split, y):
     leaf = split.A.clone().requires_grad_()
-    of = torch.arange(len(leaf), device=leaf.device).repeat(2)
-    with torch.enable_grad(), RescaleRule():
-        logits = split.head(torch.cat([leaf, torch.zeros_like(leaf)]), of)
-        (multiplier,) = torch.autograd.grad(target_logit(logits[: len(leaf)], y).sum(), leaf)
-    return (multiplier * split.A).sum((2, 3))
+    rows = len(leaf)
+    of = torch.arange(rows, device=leaf.device).repeat(2)
+    with torch.enable_grad(), changes():
+        freeze(split.model)
+        with using(RescaleRule(2 * rows)):
+            S = target_logit(split.head(torch.cat([leaf, torch.zeros_like(leaf)]), of), y.repeat(2))
+            (multiplier,) = torch.autograd.grad(S[:rows].sum(), leaf)
+    alpha = (wide(multiplier) * wide(split.A)).sum((2, 3))
+    _say_what_is_missed(split, alpha, (wide(S[:rows]) - wide(S[rows:])).detach())
+    return alpha
+
+
+def _say_what_is_missed(split, alpha, gain):
+    missed, rounding = (alpha.sum(1) - gain).abs(), 1e-3 * alpha.abs().sum(1)
+    if (missed > (0.01 * gain.abs()).maximum(rounding)).any():
+        worst = int((missed / gain.abs().clamp(min=1e-12)).argmax())
+        warnings.warn(
+            f"lift-cam: the shares sum to {alpha[worst].sum():.4g} where the logit changes by {gain[worst]:.4g} (image {worst}): something "
+            f"above '{split.layer}' has no rescale rule, so the map is an approximation",
+            stacklevel=2,
+        )
 
 
 @method("lrp-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
@@ -110,7 +139,7 @@ def lrp_cam(split, y):
     rule; its released code uses epsilon = 1e-9 with biases in the denominators, which on ReLUs and pooling is gradient times
     activation. No hyper-parameters.
     """
-    return (split.grad(y) * split.A).sum((2, 3))
+    return (wide(split.grad(y)) * wide(split.A)).sum((2, 3))
 
 
 @method("lime-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
@@ -126,12 +155,12 @@ def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None)
     """
     whole_number("samples", samples)
     coalitions = torch.bernoulli(torch.full((samples, split.A.shape[1]), 0.5), generator=torch.Generator().manual_seed(seed))
-    coalitions = coalitions.to(split.A)
-    energy = split.A.square().sum((2, 3))
+    coalitions = coalitions.to(wide(split.A))
+    energy = wide(split.A).square().sum((2, 3))
     energy = energy / energy.sum(1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
     kernel = torch.exp(-(energy @ (1 - coalitions).T) / gamma**2)
     values = by_game(lambda game: game.values(coalitions), split, y, chunk)
-    return weighted_lasso(coalitions, values, kernel, beta).to(split.A)
+    return weighted_lasso(coalitions, values, kernel, beta).to(coalitions)
 
 
 @method("kshap-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
@@ -153,6 +182,6 @@ def kshap_cam(split, y, *, samples=512, seed=0, chunk=None):
     size = 1 + torch.multinomial(1 / (sizes * (K - sizes)).double(), samples, replacement=True, generator=generator)
     places = torch.rand(samples, K, generator=generator).argsort(1).argsort(1)
     ends = torch.stack([torch.zeros(K), torch.ones(K)])
-    coalitions = torch.cat([ends, (places < size[:, None]).float()]).to(split.A)
+    coalitions = torch.cat([ends, (places < size[:, None]).float()]).to(wide(split.A))
     values = by_game(lambda game: game.values(coalitions), split, y, chunk)
-    return shapley_regression(coalitions[2:], values[:, 2:], values[:, 0], values[:, 1]).to(split.A)
+    return shapley_regression(coalitions[2:], values[:, 2:], values[:, 0], values[:, 1]).to(coalitions)

@@ -2,8 +2,11 @@
 
 import torch
 
+from xai_repro.explain import check_range
 from xai_repro.registry import metric
+from xai_repro.store.sharing import shared
 
+in_range = shared(check_range)  # these metrics look at no logits, so that a class that does not exist would pass
 
 @metric("proportion", higher_is_better=True, cite="wang2020scorecam", truth="box")
 def proportion(model, x, y, maps, truth):
@@ -13,6 +16,7 @@ def proportion(model, x, y, maps, truth):
 
     In [0,1] per image; NaN for a map of zeros or an image without a box. Several boxes count as their union.
     """
+    in_range(model, x, y)
     total = maps.sum((1, 2))
     share = (maps * truth).sum((1, 2)) / total
     return share.where((total > 0) & truth.any((1, 2)), torch.nan)
@@ -28,6 +32,7 @@ def pointing_game(model, x, y, maps, truth, *, tolerance=0.03):
     tolerance: radius as a fraction of the longer side. *Deviation*: TorchRay's 15 pixels are taken at the original size of
     the image, 500 pixels on VOC, hence the 3 %.
     """
+    in_range(model, x, y)
     B, H, W = maps.shape
     flat = maps.flatten(1)
     index = torch.arange(H * W, device=maps.device)
@@ -47,4 +52,5 @@ def positive_ratio(model, x, y, maps, truth=None):
 
     In [0,1] per image, on the raw map at input resolution (for a class activation map: after ReLU and upsampling).
     """
+    in_range(model, x, y)
     return (maps > 0).to(x.dtype).mean((1, 2))

@@ -2,6 +2,7 @@
 
 import zlib
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from xai_repro.errors import unknown
 from xai_repro.explain import check_classes, check_images, explain
+from xai_repro.network.borrow import borrowed, changes, replace_parameter, using
 from xai_repro.network.chunks import default_chunk
 from xai_repro.network.forward import evaluating, outside_inference, top1
 from xai_repro.registry import check_hyper, method_info
@@ -51,14 +53,19 @@ def _maps(model, x, y, method, settings, sets, seed):
     chunk = default_chunk(x)
     slices = [slice(start, start + chunk) for start in range(0, len(x), chunk)]
     reuses, drawn = [_Reuse(model, KEPT // len(slices)) for _ in slices], {}
-    for names in sets:
+
+    def explained(names):
         parts = []
         with reinitialised(model, names, seed, drawn if names[1:] else None):
             for rows, reuse in zip(slices, reuses):
-                reuse.forget(model.get_submodule(names[-1]).parameters())
-                with reuse:
+                with using(reuse):
                     parts.append(explain(model, x[rows], y[rows], method, **settings))
-        yield names[-1], torch.cat(parts)
+        return torch.cat(parts)
+
+    for names in sets:
+        for reuse in reuses:
+            reuse.forget(model.get_submodule(names[-1]).parameters())
+        yield names[-1], borrowed(model, partial(explained, names))
 
 
 def blocks(model, x=None):
@@ -70,9 +77,12 @@ def blocks(model, x=None):
     never uses (an auxiliary head) is left out.
     """
     names = _parts(model)
-    if x is None:
-        return names
-    with evaluating(model), torch.no_grad(), _Uses() as uses:
+    return names if x is None else borrowed(model, partial(_used, model, x, names))
+
+
+def _used(model, x, names):
+    """Those of the names whose parameters the forward pass uses, the last used first."""
+    with evaluating(model), torch.no_grad(), using(_Uses()) as uses:
         model(x[:1].clone())  # a clone, since the first module may write in place
     when = {name: max(uses.last.get(id(p), 0) for p in model.get_submodule(name).parameters()) for name in names}
     return sorted((name for name in names if when[name]), key=when.get, reverse=True)
@@ -105,7 +115,7 @@ class _Uses(TorchFunctionMode):
 
 @contextmanager
 def reinitialised(model, names, seed=0, drawn=None):
-    """Give the parameters of the named modules new initial values for a while; afterwards all have their own again, bit for bit.
+    """Give the named modules new parameters for a while; afterwards all have their own again, which nobody has written meanwhile.
 
     A module draws them by its own `reset_parameters`, from a generator seeded with the seed and the module's name, on the CPU:
     they depend neither on what else is drawn nor on the device. Normalisation layers thus get weight 1 and bias 0; buffers,
@@ -121,22 +131,29 @@ def reinitialised(model, names, seed=0, drawn=None):
             raise unknown("module", name, modules)
     name_of = {module: name for name, module in modules.items()}
     chosen = list(dict.fromkeys(module for name in names for module in modules[name].modules()))
-    own = {id(p): p for module in chosen for p in module.parameters(recurse=False)}
-    saved = [(p, p.detach().clone()) for p in own.values()]
-    try:
+    new = {}  # id of a parameter -> the one in its place: one that several modules share stays one
+    with changes():
         for module in chosen:
             if module not in drawn:
                 drawn[module] = _drawn(module, zlib.crc32(f"{seed} {name_of[module]}".encode()))
-            _write((p, drawn[module][name]) for name, p in module.named_parameters(recurse=False))
+            for name, p in _own(module):
+                new[id(p)] = torch.nn.Parameter(_like(drawn[module][name], p), p.requires_grad)
+        for module in modules.values():
+            for name, p in _own(module):
+                if id(p) in new:
+                    replace_parameter(module, name, new[id(p)])
         yield
-    finally:
-        _write(saved)
 
 
-def _write(pairs):
-    with outside_inference(), torch.no_grad():  # in place, so that the tensors' versions tell that they are others
-        for parameter, values in pairs:
-            parameter.copy_(values)
+def _own(module):
+    """The parameters that a module itself holds, also one that it holds twice."""
+    return [(name, p) for name, p in module._parameters.items() if p is not None]
+
+
+def _like(values, parameter):
+    """Values on a parameter's device, in its type and its layout in memory."""
+    with outside_inference(), torch.no_grad():
+        return torch.empty_like(parameter).copy_(values)
 
 
 def _drawn(module, key):

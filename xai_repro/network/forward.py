@@ -1,10 +1,15 @@
-"""A forward pass that leaves the model as it was: eval mode for a while, and the logits in chunks."""
+"""A forward pass that leaves the model as it was: eval mode for a while, the logits among what it returns, in chunks."""
 
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
+from xai_repro.network.borrow import borrowed, change, changes
 from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.numerics.algebra import wide
+
+_OUTPUT = ContextVar("output", default=None)  # a function from what the model returns to logits, as the caller gave it
 
 
 @contextmanager
@@ -17,34 +22,71 @@ def outside_inference():
 
 @contextmanager
 def evaluating(model):
-    """Run in eval mode and outside a caller's inference mode; every module's own train flag comes back, also after an error."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
+    """Run in eval mode, uncompiled and outside a caller's inference mode; every module is as before afterwards, also after an error."""
+    with changes():
+        for module in model.modules():
+            if module.training:
+                change(module, "training", False)
+            if module.__dict__.get("_compiled_call_impl"):  # of model.compile(): hooks and replaced forwards would not be seen
+                change(module, "_compiled_call_impl", None)
         with outside_inference():
             yield
+
+
+@contextmanager
+def reading(output):
+    """Read logits from what a model returns by a function of the caller's; None: as they come."""
+    before = _OUTPUT.set(output if output is not None else _OUTPUT.get())
+    try:
+        yield
     finally:
-        for module in training:
-            module.training = True
+        _OUTPUT.reset(before)
 
 
 def logits_of(output):
-    """The logits among what a model returns (torchvision's auxiliary heads come as named tuples in train mode only)."""
-    logits = getattr(output, "logits", output)
+    """The logits [B,C] among what a model returns: itself, its field `logits`, or what the caller's function makes of it.
+
+    (torchvision's auxiliary heads come as named tuples in train mode only.)
+    """
+    function = _OUTPUT.get()
+    logits = getattr(output, "logits", output) if function is None else function(output)
+    if isinstance(logits, dict) and isinstance(logits.get("logits"), torch.Tensor):
+        logits = logits["logits"]
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
-        got = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"the model gives {got}; logits [B,C] are needed")
+        raise ValueError(f"the model gives {_said(logits)}; logits [B,C] are needed: say with output=... how they come from it, as in {_advice(logits)}")
     return logits
+
+
+def _said(output):
+    if isinstance(output, torch.Tensor):
+        return str(list(output.shape))
+    if isinstance(output, dict):
+        return f"a dictionary of {', '.join(map(repr, list(output)[:6]))}"
+    return f"a {type(output).__name__} of {len(output)}" if isinstance(output, (list, tuple)) else type(output).__name__
+
+
+def _advice(output):
+    if isinstance(output, torch.Tensor):
+        return "lambda out: out.mean((2, 3))" if output.dim() == 4 else "lambda out: out[:, 0]" if output.dim() == 3 else "lambda out: out[:, None]"
+    if isinstance(output, dict) and output:
+        return f"lambda out: out[{next(iter(output))!r}]"
+    return "lambda out: out[0]"
+
+
+def predict(model, x, chunk=None):
+    """Logits of images [B,...], in eval mode, without a graph, in chunks; in float32 at least, since probabilities are made of them."""
+
+    def of(rows):
+        return wide(logits_of(model(x[rows].clone())))  # a clone: models may write in place
+
+    def run():
+        with evaluating(model), torch.no_grad():
+            return in_chunks(of, len(x), chunk)
+
+    chunk = default_chunk(x) if chunk is None else chunk
+    return borrowed(model, run)
 
 
 def top1(model, x, y=None, chunk=None):
     """Class indices [B]: y itself where given, else the model's top-1, which costs a forward pass."""
     return predict(model, x, chunk).argmax(1) if y is None else y
-
-
-def predict(model, x, chunk=None):
-    """Logits [B,C] of images [B,3,H,W], in eval mode, without a graph, in chunks."""
-    chunk = default_chunk(x) if chunk is None else chunk
-    with evaluating(model), torch.no_grad():
-        return in_chunks(lambda rows: logits_of(model(x[rows].clone())), len(x), chunk)  # a clone: models may write in place

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from xai_repro.network.chunks import in_chunks
+from xai_repro.network.borrow import borrowed
 from xai_repro.network.forward import evaluating
+from xai_repro.network.standin import NeedsValues
+from xai_repro.numerics.algebra import wide
 
 ELEMENTS = {"cpu": 2**20}  # of z per forward pass of the rest of the head, unless a chunk is given; elsewhere 2**24
 
@@ -18,26 +21,24 @@ ELEMENTS = {"cpu": 2**20}  # of z per forward pass of the rest of the head, unle
 class Game:
     """The game of the channels of some of the images of a split, [B] of them.
 
-    u [B,K,D...] and z0 [B,D...]: contributions of the channels to the pre-activation and its value without any; None for a
+    u [B,K,D...] and z0 [B,D...], in float32 at least: contributions of the channels to the pre-activation and its value without any; None for a
     head that does not begin so. linear: whether the logit itself is z0 + sum_k u_k (then u is [B,K,1]).
     """
 
     def __init__(self, split, y, rows, chunk=None):
         self.split, self.y, self.of = split, y[rows], torch.arange(len(split.A), device=split.A.device)[rows]
         self.A, self.channels = split.A[rows], split.A.shape[1]
-        self.z0, self.u, self.linear = _contributions(split, self.of, self.y)
+        self.z0, self.u, self.linear = borrowed(split.model, lambda: _contributions(split, self.of, self.y))
         size = self.A[0].numel() if self.u is None else self.u[0, 0].numel()
         self.chunk = max(1, ELEMENTS.get(split.A.device.type, 2**24) // size) if chunk is None else chunk
 
     def values(self, present):
         """v [B,n] of coalitions: present [n,K], 1 where a channel keeps its activations."""
-        present = present.to(self.A)
-
         def of_some(cells):
             if self.u is None:
-                z = self.A[:, None] * present[cells, :, None, None]
+                z = self.A[:, None] * present[cells, :, None, None].to(self.A)
             else:
-                z = self.z0[:, None] + torch.einsum("nk,bk...->bn...", present[cells], self.u)
+                z = self.z0[:, None] + torch.einsum("nk,bk...->bn...", present[cells].to(self.u), self.u)
             return self._score(z).T
 
         return in_chunks(of_some, len(present), max(1, self.chunk // len(self.A))).T
@@ -73,7 +74,7 @@ class Game:
 
     def _marginals(self, permutations):
         B, K = len(self.A), self.channels
-        total, empty = self.A.new_zeros(B, K), self.values(torch.zeros(1, K, device=self.A.device))
+        total, empty = wide(self.A).new_zeros(B, K), self.values(torch.zeros(1, K, device=self.A.device))
         together = max(1, self.chunk // (B * K))  # permutations at once
         stretch = min(K, max(1, self.chunk // B))
         for group in permutations.split(together):
@@ -102,8 +103,8 @@ class Game:
         B, n = z.shape[:2]
         of, y = self.of.repeat_interleave(n), self.y.repeat_interleave(n)
         with torch.no_grad():
-            scores = self.split.scores(z.flatten(0, 1), y, of, beyond_first=self.u is not None)
-        return scores.view(B, n)
+            scores = self.split.scores(z.flatten(0, 1).to(self.A), y, of, beyond_first=self.u is not None)
+        return wide(scores).view(B, n)
 
 
 def _contributions(split, of, y):
@@ -118,10 +119,10 @@ def _contributions(split, of, y):
         inputs = split.first_input(torch.cat([A, torch.zeros_like(A), A * present]), of.repeat(3)).chunk(3)
         if inputs[0].dim() != (4 if conv else 2) or inputs[0].shape[1] % K or (conv and inputs[0].shape[1] != K):
             return nothing
-        p, p0, some = (rows.reshape(len(of), K, -1) for rows in inputs)
+        p, p0, some = (wide(rows).reshape(len(of), K, -1) for rows in inputs)
         if not _equal(some, torch.where(present[..., 0] > 0, p, p0), 1e-5 * p):
             return nothing
-        W, z, z0 = first.weight, first(inputs[0]), first(inputs[1])
+        W, z, z0 = wide(first.weight), wide(first(inputs[0])), wide(first(inputs[1]))
         linear = split.first is split.last
         if linear:  # the class's row alone
             z, z0 = (rows.gather(1, y[:, None]) for rows in (z, z0))
@@ -136,10 +137,10 @@ def _contributions(split, of, y):
             return nothing
         if not linear:
             try:  # whether the logits rest on this pre-activation alone: a shortcut around it would show
-                again = split.scores(z, y, of, beyond_first=True)
-            except RuntimeError:
+                again = split.scores(z.to(A), y, of, beyond_first=True)
+            except NeedsValues:
                 return nothing
-            if not _equal(again, split.logits[of].gather(1, y[:, None])[:, 0], 1e-3 * split.logits):
+            if not _equal(wide(again), split.logits[of].gather(1, y[:, None])[:, 0], 1e-3 * split.logits):
                 return nothing
     return z0, u, linear
 

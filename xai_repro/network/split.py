@@ -3,13 +3,19 @@
 import weakref
 from collections import Counter, defaultdict
 from copy import copy
+from functools import partial
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from xai_repro.errors import NotApplicable
+from xai_repro.network.borrow import borrowed, change, changes, hook
 from xai_repro.network.forward import evaluating, logits_of, outside_inference
-from xai_repro.network.layers import check_layer, default_layer
+from xai_repro.network.layers import default_layer, place
+from xai_repro.network.layout import layout_of
+from xai_repro.network.standin import NeedsValues, StandIn
 from xai_repro.network.target import resolve_target, target_logit
+
 
 class Split:
     """The model cut at the output of one layer for a batch of images.
@@ -17,21 +23,30 @@ class Split:
     A [B,K,h,w]: the activations there; logits [B,C]; `head(A')` runs only what lies above the layer, `grad(y)` differentiates
     only that. first: the first layer with weights above the cut; last: the linear layer whose output is the logits; both None
     where that layer runs more than once.
-    Any `nn.Module` works whose layer runs once per forward: the head is the model's own forward in which every module call
-    that was over before the cut is skipped. head=False: nothing of these calls is kept, so that only A, logits and gradients can
-    be asked for.
+    layer: a name, "name#call" where it runs several times (-1: the last call), a module, or None for the `default_layer`.
+    layout: how the layer's output holds the maps, None where its kind or its shape tells (see `layout_of`); tokens that belong
+    to no position stay as they are.
+    Any `nn.Module` works: the head is the model's own forward in which every module call that was over before the cut is
+    skipped. head=False: nothing of these calls is kept, so that only A, logits and gradients can be asked for.
 
-    Raises UnknownName for a layer that the model lacks, ValueError for one that does not run exactly once or whose output is
-    not [B,K,h,w].
+    Raises UnknownName for a layer or layout that does not exist, ValueError for a layer that does not run or runs more than
+    once, or whose output holds no maps, NotApplicable for TorchScript.
     """
 
-    def __init__(self, model, x, layer=None, head=True):
+    def __init__(self, model, x, layer=None, head=True, layout=None):
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise NotApplicable("a TorchScript model cannot be cut at a layer: explain the model that it was made from")
         with outside_inference():
             self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
-        self.layer = default_layer(model) if layer is None else layer
+        where = place(model, default_layer(model, x) if layer is None else layer)
+        self.layer, self._cut, self._call, self._asked = where.name, where.module, where.call, layout
         self._with_head = head
-        self._cut = check_layer(model, self.layer)
-        with evaluating(model):
+        borrowed(model, self._record_once_or_twice)
+
+    def _record_once_or_twice(self):
+        with evaluating(self.model):
+            if self._call is not None and self._call < 0:
+                self._call = self._from_the_first(self._call)
             try:
                 self._record(copies=False)
             except _WrittenLater:
@@ -61,25 +76,25 @@ class Split:
         if of is None and len(A) != len(self.A):
             raise ValueError(f"{len(A)} rows of activations for {len(self.A)} images: say with `of` which image each row belongs to")
         of = torch.arange(len(A), device=A.device) if of is None else of
-        return self._above({self._cut: lambda *args: A.clone()}, of)  # a clone, since the next module may write in place
+        return self._above({self._cut: self._in_place_of_the_output(A, of)}, of)
 
     def scores(self, A, y, of, beyond_first=False):
         """Logits [R] of the classes y [R] alone, for activations A [R,K,h,w] of the images of [R].
 
         The last linear layer computes only its row of that class. beyond_first: A is what `first` gives instead, and only
-        what follows it runs. Where the head also uses the activations in another way, that is a RuntimeError or another
-        result: compare it once with the logits.
+        what follows it runs. Where the head also uses the activations in another way, that is NeedsValues or another result:
+        compare it once with the logits.
         """
-        shape = torch.empty((len(of), *self.A.shape[1:]), dtype=self.A.dtype, device="meta")
-        replaced = {self._cut: lambda *args: shape if beyond_first else A.clone()}
+        replaced = {self._cut: self._in_place_of_the_output(A, of)}
         if beyond_first:
-            replaced[self.first] = lambda *args: A.clone()
+            shape = StandIn.of((len(of), *self._shape[1:]), A.dtype)
+            replaced = {self._cut: lambda *args, **kwargs: shape, self.first: lambda *args, **kwargs: A.clone()}
         if self.last is None or self.last in replaced:
             return self._above(replaced, of, not beyond_first).gather(1, y[:, None])[:, 0]
 
         def own_row(h):
-            if h.is_meta:
-                raise RuntimeError("the last layer is given a shape only")
+            if isinstance(h, StandIn):
+                raise NeedsValues
             bias = 0 if self.last.bias is None else self.last.bias[y]
             return (torch.einsum("rd,rd->r", h, self.last.weight[y]) + bias)[:, None]
 
@@ -92,9 +107,14 @@ class Split:
             raise _Reached(h)
 
         try:
-            self._above({self._cut: lambda *args: A.clone(), self.first: stop}, of)
+            self._above({self._cut: self._in_place_of_the_output(A, of), self.first: stop}, of)
         except _Reached as reached:
             return reached.args[0].detach()
+
+    def _in_place_of_the_output(self, A, of):
+        """What the layer gives instead: a clone, since the next module may write in place."""
+        prefix = None if self._prefix is None else self._prefix.index_select(0, of)
+        return lambda *args, **kwargs: self._layout.output(A, prefix).clone()
 
     def _above(self, replaced, of, record=True):
         """Logits with the forward of some modules replaced and every call that was over before the cut skipped.
@@ -103,13 +123,14 @@ class Split:
         """
         if not self._with_head:
             raise ValueError("this split was made without its head (head=False): only A, logits and gradients can be asked for")
+        return borrowed(self.model, partial(self._replay_with_what_it_needs, replaced, of, record))
+
+    def _replay_with_what_it_needs(self, replaced, of, record):
         with evaluating(self.model):
             while True:
                 try:
                     return self._replay(replaced, of)
-                except torch.OutOfMemoryError:
-                    raise
-                except RuntimeError:
+                except NeedsValues:
                     # The trunk computes something between its modules that shapes alone cannot stand in for:
                     # give it the images themselves, and where that is not enough, the values of all its calls.
                     if self._copies or self._images and not record:
@@ -123,7 +144,7 @@ class Split:
     def _record(self, copies):
         """One forward pass: without a graph up to the layer, with one above it."""
         self._copies = self._images = copies
-        frames, runs, handles = [[]], Counter(), []  # a frame lists the calls that are over inside one open call
+        frames, runs = [[]], Counter()  # a frame lists the calls that are over inside one open call
         self.first, last = None, (None, None)
 
         def begin(module, args):
@@ -136,24 +157,21 @@ class Split:
             nonlocal last
             frames.pop()
             if module is self._cut:
-                runs["cut"] += 1
-                if runs["cut"] == 1:
+                runs["all"] += 1
+                if runs["all"] == (self._call or 0) + 1:
+                    runs["cut"] = 1
                     return self._at_cut(output, frames)
-            elif not runs["cut"]:
+            if not runs["cut"]:
                 frames[-1].append((module, _Value(output, copies)))
             elif type(module).forward is torch.nn.Linear.forward and "forward" not in module.__dict__:
                 last = module, output
 
-        for module in self.model.modules() if self._with_head else [self._cut]:
-            handles += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
-        try:
-            with torch.no_grad():
-                output = self.model(self.x.clone())  # a clone, since the first module may write in place
-        finally:
-            for handle in handles:
-                handle.remove()
-        if runs["cut"] != 1:
-            raise ValueError(f"layer '{self.layer}' runs {runs['cut']} times in one forward pass; a cut needs a layer that runs once")
+        with changes(), torch.no_grad():
+            for module in self.model.modules() if self._with_head else [self._cut]:
+                hook(module, "forward_pre", begin)
+                hook(module, "forward", end)
+            output = self.model(self.x.clone())  # a clone, since the first module may write in place
+        self._check_runs(runs["all"])
         self._graph = logits_of(output)
         self.logits = self._graph.detach()
         self.last = last[0] if last[1] is self._graph and runs[last[0]] == 1 else None
@@ -163,11 +181,31 @@ class Split:
         if not self._graph.requires_grad:
             raise ValueError(f"no gradient reaches layer '{self.layer}' from the logits: nothing differentiable lies between them")
 
+    def _check_runs(self, runs):
+        if self._call is None and runs > 1:
+            name = self.layer
+            raise ValueError(f"layer '{name}' runs {runs} times in one forward pass: say which, {name}#0 for the first or {name}#-1 for the last")
+        if runs <= (self._call or 0):
+            raise ValueError(f"layer '{self.layer}' runs {runs} times in one forward pass" + (", that call is not among them" if runs else ""))
+
+    def _from_the_first(self, call):
+        """The number of a call that is counted from the last one; costs a forward pass."""
+        runs = []
+        with changes(), torch.no_grad():
+            hook(self._cut, "forward_pre", lambda module, args: runs.append(1))
+            self.model(self.x.clone())
+        if len(runs) + call < 0:
+            self._check_runs(0) if not runs else self._refuse(len(runs))
+        return len(runs) + call
+
+    def _refuse(self, runs):
+        raise ValueError(f"layer '{self.layer}' runs {runs} times in one forward pass, that call is not among them")
+
     def _at_cut(self, output, frames):
-        if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ValueError(f"layer '{self.layer}' gives {got}; a cut needs activations [B,K,h,w]")
-        self.A = output.detach()
+        self._layout = layout_of(output, self.x, self._cut, self.layer, self.model, self._asked)
+        self._shape = output.shape
+        self.A = self._layout.maps(output).detach()
+        self._prefix = output[:, : self._layout.prefix].detach() if self._layout.prefix else None
         self._leaf = self.A.detach().requires_grad_()
         self._skipped = defaultdict(list)
         calls = [call for frame in frames for call in frame]
@@ -175,43 +213,37 @@ class Split:
         owner.pop(id(output), None)  # the layer itself wrote in place: above the cut this tensor is A
         for module, value in calls:
             self._skipped[module].append(value.settle(owner))
-        self._crossing = [(tensor, tensor._version) for tensor in tree_leaves(list(self._skipped.values())) if isinstance(tensor, torch.Tensor)]
+        crossing = [tensor for tensor in tree_leaves(list(self._skipped.values())) if isinstance(tensor, torch.Tensor)]
+        self._crossing = [(tensor, tensor._version) for tensor in crossing if not isinstance(tensor, StandIn)]
         torch.set_grad_enabled(True)  # until the forward pass ends: `_record` runs under no_grad, which restores the mode
-        return self._leaf.clone()  # a clone, since the next module may write in place
+        return self._layout.output(self._leaf, self._prefix).clone()  # a clone, since the next module may write in place
 
     def _replay(self, replaced, of):
-        rows, seen, patched = len(of), Counter(), {}
+        rows, seen = len(of), Counter()
 
         def rows_of(tensor):
-            if tensor.dim() == 0 or len(tensor) != len(self.A):
-                return tensor.clone()
-            return tensor.new_empty((rows, *tensor.shape[1:])) if tensor.is_meta else tensor.index_select(0, of)
+            if isinstance(tensor, StandIn):
+                return StandIn.of((rows, *tensor.rest), tensor.dtype) if tensor.rows == len(self.A) else tensor
+            return tensor.index_select(0, of) if tensor.dim() and len(tensor) == len(self.A) else tensor.clone()
 
-        def skipping(module, forward):
+        def skipping(module, forward, instead):
             def skip(*args, **kwargs):
                 seen[module] += 1
-                if seen[module] > len(self._skipped[module]):
-                    return forward(*args, **kwargs)
-                return tree_map_only(torch.Tensor, rows_of, self._skipped[module][seen[module] - 1])
+                over = self._skipped.get(module, ())
+                if seen[module] <= len(over):
+                    return tree_map_only(torch.Tensor, rows_of, over[seen[module] - 1])
+                return (instead if instead and seen[module] == len(over) + 1 else forward)(*args, **kwargs)
 
             return skip
 
-        try:
-            for module in self._skipped:
-                patched[module] = module.__dict__.get("forward")
-                module.forward = skipping(module, module.forward)
-            for module, forward in replaced.items():
-                patched.setdefault(module, module.__dict__.get("forward"))
-                module.forward = forward
-            logits = logits_of(self.model(rows_of(self.x if self._images else self.x.to("meta"))))
-            if logits.is_meta:
-                raise RuntimeError("the logits have a shape only")
-            return logits
-        finally:
-            for module, own in patched.items():
-                del module.forward
-                if own is not None:
-                    module.forward = own
+        with changes():
+            for module in {*self._skipped, *replaced}:
+                change(module, "forward", skipping(module, module.forward, replaced.get(module)))
+            x = self.x.index_select(0, of) if self._images else StandIn.of((rows, *self.x.shape[1:]), self.x.dtype)
+            logits = logits_of(self.model(x))
+        if isinstance(logits, StandIn):
+            raise NeedsValues
+        return logits
 
 
 class _Reached(Exception):
@@ -249,7 +281,7 @@ class _Value:
                 return ref
             tensor = ref()
             if tensor is None or owner.get(id(tensor)) is not self:
-                return torch.empty_strided(*shape[:2], dtype=shape[2], device="meta")
+                return StandIn.of(shape[0], shape[2], shape[1])
             if tensor._version != version:
                 raise _WrittenLater
             return tensor.detach()

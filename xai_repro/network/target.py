@@ -6,8 +6,11 @@ import torch
 def resolve_target(logits, y):
     """Class indices [B]: y itself where given, else the top-1 of the logits [B,C].
 
-    Raises ValueError for a class outside 0..C-1.
+    Raises ValueError for a class outside 0..C-1 and for logits that are NaN.
     """
+    if logits.isnan().any():
+        bad = logits.isnan().any(1).nonzero()[:8, 0].tolist()
+        raise ValueError(f"the model gives NaN for image(s) {bad}: look at its weights and at the scale of the images")
     if y is None:
         return logits.argmax(1)
     classes = logits.shape[1]
@@ -17,10 +20,17 @@ def resolve_target(logits, y):
 
 
 def target_logit(logits, y):
-    """S_b = logits[b, y_b], [B]."""
-    return logits.gather(1, resolve_target(logits, y)[:, None])[:, 0]
+    """S_b = logits[b, y_b], [B]. Raises ValueError as `resolve_target` does, and for a logit that is infinite."""
+    S = logits.gather(1, resolve_target(logits, y)[:, None])[:, 0]
+    if S.isinf().any():
+        raise ValueError(f"the logit of the class is infinite for image(s) {S.isinf().nonzero()[:8, 0].tolist()}: there is nothing to explain")
+    return S
 
 
 def probabilities(model, logits):
-    """Class probabilities as the model was trained: softmax, or a sigmoid per class where `model.multi_label` is true."""
-    return logits.sigmoid() if getattr(model, "multi_label", False) else logits.softmax(1)
+    """Class probabilities [B,C] as the model was trained: softmax, or a sigmoid per class.
+
+    A sigmoid where `model.multi_label` is true, and for one logit, whose softmax would be 1 whatever it is.
+    """
+    single = logits.shape[1] == 1
+    return logits.sigmoid() if single or getattr(model, "multi_label", False) else logits.softmax(1)
