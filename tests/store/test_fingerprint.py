@@ -40,7 +40,7 @@ def prints(tmp_path, monkeypatch):
             del sys.modules[name]
         importlib.invalidate_caches()
         sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
-        fingerprint._bindings.cache_clear()
+        fingerprint._parsed.cache_clear()
         cam = importlib.import_module("pack.cam")
         sys.dont_write_bytecode = before
         return {name: fingerprint.of_code(getattr(cam, name)) for name in NAMES}
@@ -48,7 +48,7 @@ def prints(tmp_path, monkeypatch):
     yield of
     for name in [name for name in sys.modules if name.split(".")[0] == "pack"]:
         del sys.modules[name]
-    fingerprint._bindings.cache_clear()
+    fingerprint._parsed.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def prints(tmp_path, monkeypatch):
         for name in [name for name in sys.modules if name.split(".")[0] == "pack"]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        fingerprint._bindings.cache_clear()
+        fingerprint._parsed.cache_clear()
 
     def of(old="", new=""):
         for name, text in {"metric.py": METRIC, "sharing.py": Path(module.__file__).read_text()}.items():
