@@ -35,7 +35,7 @@ def test_records_are_complete():
     for record in records:
         assert {"id", "paper", "place", "says", "test", "metric", "dataset", "model"} <= set(record) and record["test"] in claims.TESTS
         assert record["place"] and record["says"].endswith((".", ")."))
-        for comparison in claims._comparisons(record):
+        for comparison in claims.records.comparisons(record):
             assert comparison["dataset"] in STANDS_IN and (comparison["model"] in STANDS_IN or comparison["model"].startswith("mini-"))
     assert [r["paper"] for r in claims.all("clam")] == ["clam"] * len(claims.all("clam"))
     with pytest.raises(UnknownName, match="did you mean 'clam'"):
@@ -45,7 +45,7 @@ def test_records_are_complete():
 def test_known_names_are_used():
     """What the library has goes by the library's names: a misspelt method would never run."""
     for record in claims.all():
-        for comparison in claims._comparisons(record):
+        for comparison in claims.records.comparisons(record):
             for method in [comparison.get("method"), comparison.get("than"), *comparison.get("methods", [])]:
                 name = method["name"] if isinstance(method, dict) else method
                 near = [known for known in methods() if name and known.replace("-", "") == name.lower().replace("-", "")]

@@ -3,19 +3,19 @@
 A record of published/claims/PAPER.toml:
 
     id       short and unique            place    where the paper says so      says    the claim, in own words
-    test     a function of this file; the other keys are its arguments, in this library's names
+    test     a function of this file; the other keys are its arguments, in this library's names or the paper's headings
+
+The table `names` lists what is neither: labels that a notebook gives, and metrics and models still to come. Every other name that
+nobody knows is an error.
 
 method, than, metric, dataset and model may be lists: the claim then stands for every combination. A method is a name with its
 default settings, a table {name, settings}, or the label that `evaluate` was given. Thresholds are the papers' own figures, or
 stated as ours in `says`. None is chosen by what comes out here.
 """
 
+import copy
 import json
-import tomllib
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -23,12 +23,13 @@ import pandas as pd
 from xai_repro.errors import unknown
 from xai_repro.published import papers
 from xai_repro.registry import method_info, methods
-from xai_repro.study.statistics import BY, higher_is_better, interval, resampled_means, with_time
-from xai_repro.study.tables import present, save
+from xai_repro.study import records
+from xai_repro.study.statistics import BY, checked_rows, higher_is_better, interval, resampled_means, with_time
+from xai_repro.study.tables import present, save, writable
 
 COLUMNS = ["id", "paper", "place", "says", "outcome", "estimate", "low", "high", "n", "detail", "stands_in"]
 OUTCOMES = ("holds", "undecided", "fails", "not run yet")
-_FACTS = ("id", "paper", "place", "says", "test")
+_ROW = [*BY, "image_id", "target"]  # what one row is about
 _SAME = 1e-6  # what floating point makes of equal numbers
 
 
@@ -39,17 +40,11 @@ class NotRun(LookupError):
 def all(paper=None):  # noqa: A001 - reads as claims.all()
     """The claims as a list of records: id, paper, place, says, test, and the arguments of the test.
 
-    Raises UnknownName for a paper that does not exist.
+    Raises UnknownName for a paper that does not exist, and for whatever else the files name wrongly.
     """
     if paper is not None and paper not in papers():
         raise unknown("paper", paper, papers())
-    return [record for key in papers() if paper in (None, key) for record in _read(key)]
-
-
-@lru_cache
-def _read(paper):
-    text = files("xai_repro.published").joinpath("claims", f"{paper}.toml").read_text(encoding="utf-8")
-    return [{"paper": paper} | record for record in tomllib.loads(text)["claim"]]
+    return [copy.deepcopy(record) for record in records.of_all(TESTS) if paper in (None, record["paper"])]
 
 
 def check(df, paper=None):
@@ -62,15 +57,26 @@ def check(df, paper=None):
     where two methods are compared; differences count in favour of the claim. A claim about several methods, metrics,
     data sets or models holds if every comparison does and fails if one does; the numbers are of the weakest one. The
     levels are not corrected for the number of comparisons, so of many equal ones some will seem to fail: detail
-    counts them.
+    counts them. Of rows that df holds twice the first count, which is printed.
     """
+    df = _once(checked_rows(df, [*_ROW, "value", "seconds", "status"]))
     cells = {key: cell for key, cell in with_time(df).groupby(list(BY), sort=False)} if len(df) else {}
     return pd.DataFrame([_checked(cells, record) for record in all(paper)], columns=COLUMNS)
 
 
+def _once(df):
+    """The rows without those that are there a second time, as in two files of the same cells; what was left out is said."""
+    again = df.duplicated(_ROW)
+    if again.any():
+        others = int(again.sum() - (df.duplicated([*_ROW, "value"]) & again).sum())
+        but = f", though {others} have another value" if others else ""
+        print(f"{again.sum()} of {len(df)} rows are there twice (the same {', '.join(_ROW)}): the first of each counts{but}")
+    return df[~again]
+
+
 def _checked(cells, record):
     results, missing, stands_in = {}, [], {}
-    for arguments in _comparisons(record):
+    for arguments in records.comparisons(record):
         try:
             for key in ("dataset", "model", "than_model"):
                 if key in arguments:
@@ -97,13 +103,6 @@ def _checked(cells, record):
         detail += f"; not run yet: {len(missing)} more"
     numbers = {key: weakest[key] for key in ("estimate", "low", "high", "n")}
     return facts | numbers | {"detail": detail, "stands_in": ", ".join(stands_in)}
-
-
-def _comparisons(record):
-    """The arguments of a record's test, one dict for every combination where several are given."""
-    arguments = {key: value for key, value in record.items() if key not in _FACTS}
-    choices = [value if isinstance(value, list) and key != "methods" else [value] for key, value in arguments.items()]
-    return [dict(zip(arguments, chosen)) for chosen in product(*choices)]
 
 
 def _present(cells, key, arguments):
@@ -283,6 +282,8 @@ _COLOURS = {"\u2713": "#1a7f37", "\u2717": "#cf222e", "?": "#9a6700", "\u2013": 
 
 def show(checked, path):
     """Save the result of `check` as a page shows it, outcome first, and return it as what a notebook displays."""
+    checked_rows(checked, COLUMNS, "claims are the table that `check` returns")
+    writable(path)
     shown = pd.DataFrame(
         {
             "outcome": checked["outcome"].map(SIGNS),

@@ -1,10 +1,12 @@
 """From rows to means with intervals, per cell and against maps that know nothing."""
 
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
+from xai_repro.errors import short
 from xai_repro.registry import method_info, methods, metric_info
 
 BY = ("dataset", "model", "method", "hyper", "metric")
@@ -33,32 +35,48 @@ def summary(df, by=BY):
     (rows without one), status ("ok", or the most frequent reason where no row has a value). Values are in the
     metric's own unit (fractions, not percent). All rows of an image are drawn together, so that several classes in
     one image are not counted as independent; the percentile interval is seeded and repeatable.
-    Raises ValueError for a column that df does not have.
+    Raises ValueError for a column that df does not have, or that holds no numbers where numbers are needed.
     """
-    by = _columns(df, by)
+    by = [by] if isinstance(by, str) else list(by)
+    df = checked_rows(df, [*by, "image_id", "value"])
     rows = [dict(zip(by, key)) | _estimate(cell) for key, cell in df.groupby(by, sort=False, dropna=False)]
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "undefined", "status"])
 
 
-def timed(df):
-    """The seconds of rows of `evaluate` as rows of the metric "milliseconds", one per image, class and method."""
-    rows = df.drop_duplicates(["dataset", "model", "method", "hyper", "image_id", "target"])
-    return rows.assign(metric=TIME, value=rows["seconds"] * 1000)
+def checked_rows(df, columns, what="rows are those of `evaluate`"):
+    """A table that has these columns, its numbers as float64 (None, NA: NaN).
 
-
-def _columns(df, columns):
-    columns = [columns] if isinstance(columns, str) else list(columns)
+    what: for the error, what the table should be. Raises ValueError for something else, or a column that is not there or holds no
+    numbers where they are needed.
+    """
+    if not isinstance(df, pd.DataFrame):
+        raise ValueError(f"a DataFrame is needed, {what}; got {short(repr(df))} ({type(df).__name__})")
     for column in columns:
         if column not in df.columns:
-            raise ValueError(f"no column '{column}'; possible: {', '.join(df.columns)}")
-    return columns
+            raise ValueError(f"no column '{column}': {what}; here are {', '.join(map(str, df.columns)) or 'none'}")
+    return df.assign(**{name: _numbers(df[name]) for name in ("value", "seconds") if name in columns and df[name].dtype != float})
+
+
+def _numbers(column):
+    odd = [value for value in column if not (isinstance(value, Real) or pd.isna(value))]
+    if odd:
+        raise ValueError(f"column '{column.name}' holds {short(repr(odd[0]))} ({type(odd[0]).__name__}); numbers are needed")
+    return pd.Series([np.nan if pd.isna(value) else float(value) for value in column], column.index, float)
+
+
+def timed(df):
+    """The seconds of rows of `evaluate` as rows of the metric "milliseconds", one per image, class and method."""
+    df = checked_rows(df, [*BY, "image_id", "target", "seconds"])
+    rows = df.drop_duplicates(["dataset", "model", "method", "hyper", "image_id", "target"])
+    return rows.assign(metric=TIME, value=rows["seconds"] * 1000)
 
 
 def _estimate(cell):
     defined = cell["value"].notna()
     found = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": 0, "undefined": int((~defined).sum())}
     if not defined.any():
-        return found | {"status": cell["status"].mode().iat[0] if len(cell) else "no rows"}
+        said = cell["status"].dropna() if "status" in cell else []
+        return found | {"status": said.mode().iat[0] if len(said) else "undefined"}
     values = cell[defined]
     low, high = interval(resampled_means(values["value"], values["image_id"]))
     return found | {
@@ -101,9 +119,12 @@ def with_time(df):
 def slopes(df, x, by=("dataset", "model")):
     """Slope of log(mean value) over log(x), by least squares over the values of x, with a 95 % interval over images.
 
-    df: rows of `evaluate` with a column x; values have to be positive. Returns `by`, slope, low, high, n (images).
+    df: rows of `evaluate` with a column x of at least two numbers; all have to be positive. Returns `by`, slope, low, high, n
+    (images). Raises ValueError otherwise.
     """
-    found = []
+    df, found = checked_rows(df, [*by, x, "image_id", "value"]), []
+    if len(df) and (df[x].nunique() < 2 or not (_numbers(df[x]) > 0).all() or not (df["value"] > 0).all()):
+        raise ValueError(f"a slope over '{x}' needs two values of it, and positive numbers in both columns")
     for key, part in df.groupby(list(by), sort=False):
         wide = part.pivot_table(index="image_id", columns=x, values="value")
         places = np.log(wide.columns.to_numpy(float))
@@ -112,7 +133,7 @@ def slopes(df, x, by=("dataset", "model")):
         fits = np.log(weights @ wide.to_numpy()) @ places / (places @ places)
         low, high = interval(fits[1:])
         found.append(dict(zip(by, key)) | {"slope": fits[0], "low": low, "high": high, "n": len(wide)})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=[*by, "slope", "low", "high", "n"])
 
 
 # -- against knowing nothing, and the time it takes ------------------------------------------------------------------
@@ -136,7 +157,12 @@ def against_controls(df, controls=("random", "center")):
             | {"low": best["low"], "high": best["high"], "control": rival["method"], "control mean": rival["mean"]}
             | {"control low": rival["low"], "control high": rival["high"], "apart": "yes" if apart else "no"}
         )
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=_AGAINST)
+
+
+_AGAINST = [
+    "dataset", "model", "metric", "best", "mean", "low", "high", "control", "control mean", "control low", "control high", "apart",
+]  # fmt: skip
 
 
 def _is_control(name):
@@ -145,6 +171,7 @@ def _is_control(name):
 
 def cost(df, reference="grad-cam"):
     """Milliseconds per map, median over images, and the ratio to a reference method on the same data set and model."""
+    df = checked_rows(df, [*BY, "image_id", "target", "seconds", "status"])
     times = timed(df[df["status"] == "ok"]).groupby(["dataset", "model", "method"], sort=False)["value"].median()
     base = times.xs(reference, level="method") if reference in times.index.get_level_values("method") else np.nan
     table = times.rename("milliseconds").to_frame()

@@ -1,5 +1,6 @@
 """Our numbers beside the printed ones, and tables as a page shows them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from xai_repro.errors import short, whole_number
 from xai_repro.published import published
 from xai_repro.registry import methods, metrics
 from xai_repro.store.files import whole
 from xai_repro.study.statistics import (
-    BY, RESAMPLES, TIME, against_controls, cost, draws, higher_is_better, interval, resampled_means, slopes, summary, timed, with_time,
+    BY, RESAMPLES, TIME, against_controls, checked_rows, cost, draws, higher_is_better, interval, resampled_means, slopes, summary, timed, with_time,
 )  # fmt: skip
 
 # What the embedded experiment runs in place of a paper's data and models; "" is where the paper's table does not say.
@@ -52,7 +54,7 @@ def compare(df, paper, table, row="", column=""):
     methods are compared within a group), dataset, model, method, metric, printed, paper, ours, low, high (all in the
     paper's unit), unit, n, paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
     in place of what), status ("ok" or why there is no number of ours), mark.
-    Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept.
+    Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept or df is no such table.
     """
     return _joined(df, paper, table, row, column)[_COMPARED]
 
@@ -69,7 +71,7 @@ def rank_agreement(df, paper, table, row="", column=""):
     Returns the columns group, metric, stands_in, tau, low, high, methods (compared), n (images). tau is NaN for
     fewer than three methods or where all are equal. The interval redraws the images, the same for all methods.
     """
-    joined, rows = _joined(df, paper, table, row, column), with_time(df)
+    joined, rows = _joined(df, paper, table, row, column), with_time(checked_rows(df, ["value", "seconds"]))
     found = []
     for (name, metric), group in joined.groupby(["group", "metric"], sort=False):
         both = group[group["paper"].notna() & group["ours"].notna()]
@@ -94,16 +96,21 @@ def simulations(df, paper, table, runs):
     df: rows of `evaluate`; their images are dealt out to `runs` runs of equal size. The paper's runs are its numbered columns.
     Returns one row per method: in how many runs it is best in the paper and here (ties count for all), and our smallest, mean
     and largest run, in the paper's unit. Methods without rows have no numbers of ours.
+    Raises ValueError for a table without repeated runs, and where df has fewer images of it than runs.
     """
-    joined = compare(df, paper, table)
+    runs, joined = whole_number("runs", runs), compare(df, paper, table)
     scale, sign = 100 if (joined["unit"] == "%").any() else 1, 1 if higher_is_better(joined["metric"].iat[0]) else -1
     numbered = joined[joined["column"].str.fullmatch(r".*/ \d+")]
+    if numbered.empty:
+        raise ValueError(f"table {table} of {paper} has no numbered runs")
     printed = numbered.pivot_table(index="method", columns="column", values="paper", sort=False)
     here = joined.dropna(subset=["ours"]).drop_duplicates("method")
     used = df[df["metric"].isin(joined["metric"]) & df["method"].isin(here["method"])]
     for key, stands_for in (("dataset", numbered["dataset"].iat[0]), ("model", numbered["model"].iat[0])):
         used = used[used[key] == present(set(used[key]), key, stands_for)]
     images = pd.factorize(used["image_id"])[0]
+    if used["image_id"].nunique() < runs:
+        raise ValueError(f"{used['image_id'].nunique()} images of table {table} of {paper} are too few for {runs} runs")
     means = used.assign(run=images * runs // (images.max() + 1)).pivot_table(index="method", columns="run", values="value") * scale
     wins = [(sign * values).eq((sign * values).max()).sum(axis=1) for values in (printed, means)]
     found = pd.DataFrame({f"best in the paper (of {printed.shape[1]})": wins[0], f"best here (of {means.shape[1]})": wins[1]})
@@ -130,6 +137,7 @@ def _means_together(rows, cells):
 
 
 def _joined(df, paper, table, row, column):
+    df = checked_rows(df, [*BY, "image_id", "target", "value", "seconds", "status"])
     cells = _cells(paper, table, row, column)
     means = summary(with_time(df))
     joined = pd.DataFrame([cell | _ours(means, cell) for cell in cells.to_dict("records")])
@@ -217,6 +225,7 @@ def side_by_side(compared, bold="**{}**"):
     Columns: per group the paper's number as printed, ours with as many decimals, and our interval. The best of a
     column is set by `bold`; where nothing was run the cell says so.
     """
+    compared = checked_rows(compared, _COMPARED, "what `compare` returns")
     rows, several = {}, compared["group"].nunique() > 1
     for (group, metric), part in compared.groupby(["group", "metric"], sort=False):
         digits = part["printed"].map(_decimals).max()
@@ -236,6 +245,7 @@ def by_method(summarised, percent=True, bold="**{}**"):
 
     Where the summary holds several data sets, models or settings, the row's name says which.
     """
+    summarised = checked_rows(summarised, ["method", "metric", "mean", "low", "high", "status"], "what `summary` returns")
     keys = [k for k in ("dataset", "model", "method", "hyper") if k in summarised and (k == "method" or summarised[k].nunique() > 1)]
     rows, unit, digits = {}, 100 if percent else 1, 1 if percent else 3
     for where, part in summarised.groupby([k for k in ("dataset", "model", "metric") if k in summarised], sort=False):
@@ -284,7 +294,10 @@ def save(table, path):
     """Write a table as csv for a page's `{csv-table}`: four significant digits, complete or not at all; returns the path.
 
     The result of `compare` or `summary` is laid out first; an index that has a name is written.
+    Raises ValueError for a path that cannot be written, before anything else.
     """
+    writable(path)
+    checked_rows(table, [], "what a page shows")
     if {"paper", "ours", "group"} <= set(table.columns):
         table = side_by_side(table)
     elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
@@ -292,6 +305,19 @@ def save(table, path):
     with whole(path) as temporary:
         table.to_csv(temporary, index=table.index.name is not None, float_format="%.4g", lineterminator="\n")
     return Path(path)
+
+
+def writable(path):
+    """Make the folder of a file to be written. Raises ValueError where that is not possible, or the file could not be written."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ValueError(f"a file is named by a text or a Path; got {short(repr(path))}")
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"'{path}' cannot be written: {error}") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"'{path}' cannot be written: {'it is a folder' if path.is_dir() else 'its folder is read-only'}")
 
 
 def show(table, path):
