@@ -1,11 +1,13 @@
 """What is timed, what is counted, and the cost model evaluated by hand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import xai_repro as xr
 from matplotlib.figure import Figure
 
+from xai_repro.errors import UnknownName
 from xai_repro.study import claims, plots, timing
 from xai_repro.study.evaluate import COLUMNS
 
@@ -87,3 +89,35 @@ def test_the_model_is_left_alone():
     with timing.counting(model) as passes, torch.no_grad():
         model(torch.zeros(3, 3, 64, 64))
     assert passes == [3]
+
+
+@pytest.mark.parametrize("change, error, message", [
+    ({"budget": float("nan")}, ValueError, "budget is nan; a finite number"), ({"budget": -1.0}, ValueError, "budget is -1.0"), ({"budget": "3"}, ValueError, "budget is '3'"),
+    ({"budget": True}, ValueError, "budget is True"), ({"masks": 0}, ValueError, "masks is 0"), ({"masks": 2.0}, ValueError, "masks is 2.0"), ({"masks": None}, ValueError, "masks is None"),
+    ({"repeats": 0}, ValueError, "repeats is 0"), ({"repeats": True}, ValueError, "repeats is True"), ({"settings": []}, ValueError, "settings is"),
+    ({"settings": None}, ValueError, "settings is None"), ({"settings": "mini-resnet"}, ValueError, "settings is 'mini-resnet'"), ({"settings": {"mini-resnet": 64}}, ValueError, "settings is"),
+    ({"settings": ["mini-resnet", 64]}, ValueError, "settings holds 'mini-resnet'"), ({"settings": [["mini-resnet"]]}, ValueError, "settings holds"),
+    ({"settings": [["mini-resnet", 64, 3]]}, ValueError, "settings holds"), ({"settings": [["mini-resnet", "64"]]}, ValueError, "side of the images of mini-resnet is '64'"),
+    ({"settings": [["mini-resnet", 0]]}, ValueError, "side of the images of mini-resnet is 0"), ({"settings": [[64, "mini-resnet"]]}, UnknownName, "model '64'"),
+    ({"settings": [["mini-resnet", 64], ["mini-resent", 64]]}, UnknownName, "did you mean 'mini-resnet'"),
+])  # fmt: skip
+def test_wrong_arguments_are_refused_before_anything_is_timed(monkeypatch, change, error, message):
+    monkeypatch.setattr(timing, "load_model", lambda *_, **__: pytest.fail("loaded before the check"))
+    with pytest.raises(error, match=message):
+        timing.measure(**{"settings": [["mini-resnet", 64]], "masks": 2} | change)
+    if not {"masks", "budget"} & set(change):
+        with pytest.raises(error, match=message):
+            timing.parts(**{"settings": [["mini-resnet", 64]]} | change)
+
+
+def test_numpy_numbers_are_numbers():
+    assert timing._pairs((("mini-resnet", np.int64(64)),)) == [("mini-resnet", 64)]
+
+
+def test_tables_that_do_not_belong_together(rows):
+    parts = pd.DataFrame([{"model": "mini-resnet", "size": 96} | dict.fromkeys(("forward", "backward_last", "backward_first", "mask", "clustering"), 1.0)])
+    with pytest.raises(ValueError, match="parts has no row of mini-resnet at 64 px"):
+        timing.table(rows, parts)
+    for wrong in ((rows.drop(columns="size"), parts), (rows, parts.drop(columns="mask")), (None, parts), (rows, [])):
+        with pytest.raises(ValueError, match="no column|a DataFrame is needed"):
+            timing.table(*wrong)

@@ -11,15 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from xai_repro.data import load_data
+from xai_repro.errors import like, short, unknown, whole_number
 from xai_repro.explain import explain
 from xai_repro.methods.masks import draw_grids, features, membership, random_masks
-from xai_repro.models import load_model
+from xai_repro.models import load_model, model_names
 from xai_repro.models.zoo import pick_device
 from xai_repro.network.forward import evaluating
 from xai_repro.network.layers import default_layer, stages
 from xai_repro.network.pyramid import pyramid
 from xai_repro.published import published
 from xai_repro.store.progress import track
+from xai_repro.study.statistics import checked_rows
 
 DATA = "mini-birds"  # whose first image is enlarged and explained; the time hardly depends on what is in it
 # The paper's names, and its baselines as it describes them: its Layer-CAM uses every stage.
@@ -39,7 +41,11 @@ def measure(settings, masks, repeats=5, budget=3.0, device="auto", weights=None)
     settings: pairs of a model's name and the images' side in pixels. masks: N of RISE. After a first run to warm up, up to
     `repeats` runs are measured; where the first took longer than `budget` seconds, it is the only one and counts. One image
     per run. Columns: those of `evaluate` (metric "forward-passes", value their number, seconds of the run), and size and runs.
+    Raises UnknownName for a model that does not exist, ValueError for other arguments that make no sense, before anything runs.
     """
+    settings, masks, repeats = _pairs(settings), whole_number("masks", masks), whole_number("repeats", repeats)
+    if like("budget", budget, 0.0) < 0:
+        raise ValueError(f"budget is {budget}; seconds are needed, at least 0")
     rows = []
     with track(len(settings) * len(METHODS), "methods timed") as step:
         for name, size in settings:
@@ -60,13 +66,25 @@ def measure(settings, masks, repeats=5, budget=3.0, device="auto", weights=None)
     return pd.DataFrame(rows)
 
 
+def _pairs(settings):
+    """Pairs of a model's name and the images' side, or an error that says what is wrong with them."""
+    if not isinstance(settings, (list, tuple)) or not settings:
+        raise ValueError(f"settings is {short(repr(settings))}; pairs of a model's name and the images' side are needed, [['resnet18', 224]]")
+    for pair in settings:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ValueError(f"settings holds {short(repr(pair))}; a pair of a model's name and the images' side is needed, ['resnet18', 224]")
+        if pair[0] not in model_names():
+            raise unknown("model", pair[0], model_names())
+    return [(name, whole_number(f"the side of the images of {name}", size)) for name, size in settings]
+
+
 def parts(settings, repeats=5, device="auto", weights=None):
     """What the cost model is made of, in milliseconds, one row per model and resolution.
 
     forward: FP, one image; backward_last, backward_first: BPC to the last and the first stage; mask: MG, one random mask;
-    clustering: CT, the collections of all stages.
+    clustering: CT, the collections of all stages. Raises the errors of `measure`.
     """
-    rows = []
+    settings, repeats, rows = _pairs(settings), whole_number("repeats", repeats), []
     for name, size in settings:
         model = load_model(name, weights=weights, device=device)
         x = picture(model, size)
@@ -116,6 +134,8 @@ def table(rows, parts):
     predicted (the cost model's), and as multiples of Grad-CAM's time: ours, cost model, and paper, at the resolution that
     "paper at" names: the smaller printed one for our smallest, the larger for others; NaN for a network the paper lacks.
     """
+    rows = checked_rows(rows, ["model", "size", "method", "seconds", "value", "runs"], "what `measure` returns")
+    parts = checked_rows(parts, ["model", "size", "forward", "backward_last", "backward_first", "mask", "clustering"], "what `parts` returns")
     names = {method: label for label, (method, _) in METHODS.items()}
     found = rows.assign(ms=1000 * rows["seconds"], method=rows["method"].map(names)).groupby(["model", "size", "method"], sort=False)
     found = found.agg(forwards=("value", "first"), milliseconds=("ms", "median"), least=("ms", "min"), greatest=("ms", "max"), runs=("runs", "first"))
@@ -124,7 +144,10 @@ def table(rows, parts):
     for (model, size), part in found.groupby(level=["model", "size"], sort=False):
         part = part.droplevel(["model", "size"])
         masks = part["forwards"].sub(pd.Series({"Collection-CAM": 1}), fill_value=0)  # one of its passes is the gradients'
-        own = parts[(parts["model"] == model) & (parts["size"] == size)].iloc[0]
+        own = parts[(parts["model"] == model) & (parts["size"] == size)]
+        if own.empty:
+            raise ValueError(f"parts has no row of {model} at {size} px: measure them for the same settings")
+        own = own.iloc[0]
         theirs = printed[printed["model"] == model]
         smallest = size == rows.loc[rows["model"] == model, "size"].min()
         shown = theirs["size"].min() if smallest else theirs["size"].max()
