@@ -1,5 +1,7 @@
 """Toy models, data, methods and metrics for the tests of evaluate."""
 
+from collections import UserDict
+
 import pytest
 import torch
 from torch import nn
@@ -35,6 +37,13 @@ def samples(n=7, labels=None):
     return found
 
 
+class Calls(UserDict):
+    """Counts calls; a method that holds it is the same method afterwards."""
+
+    def __getstate__(self):
+        return None
+
+
 class Data(list):
     name, classes, multi_label, fingerprint = "toy", ("r", "g", "b"), False, "v1"
 
@@ -45,7 +54,7 @@ def toys(monkeypatch):
     registry.methods(), registry.metrics()  # the library's own are registered on first use
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
-    calls = {"toy-channel": 0, "toy-flat": 0, "toy-mean": 0, "toy-inside": 0, "broken": True}
+    calls = Calls({"toy-channel": 0, "toy-flat": 0, "toy-mean": 0, "toy-inside": 0, "broken": True})
 
     @registry.method("toy-channel", family="toy", cite="none")
     def channel(model, x, y, *, gain=1.0):
@@ -86,9 +95,9 @@ def toys(monkeypatch):
     return calls
 
 
-def run(results=None, methods=("toy-channel", "toy-flat"), metrics=("toy-mean", "toy-inside"), data=None, **options):
+def run(results=None, methods=("toy-channel", "toy-flat"), metrics=("toy-mean", "toy-inside"), data=None, model=None, **options):
     data = Data(samples()) if data is None else data
-    return evaluate(Brightest(), data, list(methods), list(metrics), results=results, batch=3, **{"limit": 7} | options)
+    return evaluate(model or Brightest(), data, methods, metrics, results=results, **{"limit": 7, "batch": 3} | options)
 
 
 def stable(frame):

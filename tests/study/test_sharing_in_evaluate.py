@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
-from toy_evaluation import Brightest, Data, evaluate, evaluation, run, samples, shard_files, shards_or_none, toys
+from toy_evaluation import Brightest, Calls, Data, evaluate, evaluation, run, samples, shard_files, shards_or_none, toys
 
 from xai_repro import registry
 from xai_repro.errors import UnknownName
@@ -102,12 +102,12 @@ def test_a_failing_metric_leaves_the_others_alone(toys):
 @pytest.fixture
 def again(toys):
     """A metric with a method of its own, and what it was given."""
-    given = []
+    given = Calls()
 
     @registry.metric("toy-again", higher_is_better=True, cite="none", maps="raw")
     def again(model, x, y, maps, truth, *, method="grad-cam", settings=None, layer=None):
         """What it explains with."""
-        given.append((method, settings, layer))
+        given[len(given)] = method, settings, layer
         return maps.mean((1, 2))
 
     @registry.method("toy-layered", family="toy", cite="none")
@@ -118,19 +118,27 @@ def again(toys):
     return given
 
 
+class Layered(Brightest):
+    """Two layers, so that they can be asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Identity(), nn.Identity()
+
+
 def test_a_metric_that_explains_again_gets_the_method_at_hand(again):
-    methods = ["toy-flat", ("toy-channel", {"gain": 2.0}), ("toy-layered", {"layer": "scale", "gain": 3.0})]
-    frame = run(methods=methods, metrics=["toy-again"], limit=3)
-    assert again == [("toy-flat", {}, None), ("toy-channel", {"gain": 2.0}, None), ("toy-layered", {"gain": 3.0, "layer": "scale"}, None)]
+    methods = ["toy-flat", ("toy-channel", {"gain": 2.0}), ("toy-layered", {"layer": "first", "gain": 3.0})]
+    frame = run(methods=methods, metrics=["toy-again"], limit=3, model=Layered())
+    assert list(again.values()) == [("toy-flat", {}, None), ("toy-channel", {"gain": 2.0}, None), ("toy-layered", {"gain": 3.0, "layer": "first"}, None)]
     assert (frame.status == "ok").all()
-    assert [json.loads(text) for text in frame.hyper[::3]] == [{}, {"gain": 2.0}, {"gain": 3.0, "layer": "scale"}]  # as asked for
+    assert [json.loads(text) for text in frame.hyper[::3]] == [{}, {"gain": 2.0}, {"gain": 3.0, "layer": "first"}]  # as asked for
 
 
 def test_unless_it_is_given_one(again):
     run(methods=[("toy-channel", {"gain": 2.0})], metrics=[("toy-again", {"method": "toy-flat"})], limit=3)
     run(methods=[("toy-channel", {"gain": 2.0})], metrics=[("toy-again", {"settings": {"gain": 4.0}})], limit=3)
-    run(methods=[("toy-layered", {"layer": "scale"})], metrics=[("toy-again", {"layer": "other"})], limit=3)
-    assert again == [("toy-flat", None, None), ("toy-channel", {"gain": 4.0}, None), ("toy-layered", {"layer": "scale"}, "other")]
+    run(methods=[("toy-layered", {"layer": "first"})], metrics=[("toy-again", {"layer": "second"})], limit=3, model=Layered())
+    assert list(again.values()) == [("toy-flat", None, None), ("toy-channel", {"gain": 4.0}, None), ("toy-layered", {"layer": "first"}, "second")]
 
 
 def test_shards_of_a_metric_that_explains_again(again, tmp_path, monkeypatch):
@@ -156,7 +164,7 @@ def test_shards_of_a_metric_that_explains_again(again, tmp_path, monkeypatch):
 
 def test_a_profile_may_hold_hyper_parameters(toys, monkeypatch, tmp_path):
     plain = run(methods=["toy-channel"], metrics=["toy-inside"])
-    settings = {"images": {"other": 7}, "hyper": {"toy-channel": {"gain": 2.0}, "toy-inside": {"power": 2}, "unused": {"a": 1}}}
+    settings = {"images": {"other": 7}, "hyper": {"toy-channel": {"gain": 2.0}, "toy-inside": {"power": 2}, "rise": {"masks": 5}}}
     monkeypatch.setattr(evaluation, "settings_of", lambda name: settings)
     frame = run(tmp_path, methods=["toy-channel", "toy-flat"], metrics=["toy-inside"], limit=None)
     assert [json.loads(text) for text in frame.hyper[::7]] == [{"gain": 2.0, "metric": {"power": 2}}, {"metric": {"power": 2}}]

@@ -32,16 +32,23 @@ class Sample:
     labels: the classes present, as indices, in ascending order.
     boxes: int64 [N, 5], a row (label, x0, y0, x1, y1) per object, in pixels, half-open (x1 and y1 lie outside).
     mask: int64 [H, W], the label of the object visible at each pixel, -1 for background.
+    Of an image without boxes or mask (None) they show no object.
     parts: name -> bool [H, W], the visible pixels of each part of the object; empty where parts are not annotated.
     id: a name unique across data sets, such as "mini-birds/test/17".
     """
 
     image: Tensor
     labels: tuple[int, ...]
-    boxes: Tensor
-    mask: Tensor
+    boxes: Tensor | None = None
+    mask: Tensor | None = None
     parts: dict[str, Tensor] = field(default_factory=dict)
     id: str = ""
+
+    def __post_init__(self):
+        if self.boxes is None:
+            object.__setattr__(self, "boxes", torch.zeros(0, 5, dtype=torch.int64))  # the class is frozen
+        if self.mask is None:
+            object.__setattr__(self, "mask", torch.full(self.image.shape[-2:], -1))
 
     def truth(self, label=None):
         """Visible pixels of a class (default: the first label), bool [H, W]; all false where it is absent."""

@@ -1,14 +1,16 @@
-"""What an evaluation is asked for: models, data sets, methods and metrics, by name or as objects."""
+"""What an evaluation is asked for: models, data sets, methods and metrics, by name or as objects, checked before anything runs."""
 
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral, Real
 
 import torch
 
 from xai_repro.data import load_data
+from xai_repro.errors import short, unknown
 from xai_repro.models import load_model
-from xai_repro.registry import check_hyper, metric_info
+from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
 
 
 @dataclass(frozen=True)
@@ -24,89 +26,184 @@ class Asked:
         return json.loads(self.hyper)
 
 
-def _listed(items, single):
-    """One item, a list or a dict label -> item, as a list of (label or None, item)."""
+# -- which things are asked for, and what a table calls them --------------------------------------------------------
+
+
+def _listed(items, kind, wanted, is_one):
+    """One item, a list or a dict label -> item, as a list of (label or None, item). Raises ValueError for anything else."""
     if isinstance(items, dict):
-        return list(items.items())
-    alone = isinstance(items, str) or (single is not None and isinstance(items, single))
-    return [(None, item) for item in ([items] if alone else items)]
+        found = list(items.items())
+    elif is_one(items):
+        found = [(None, items)]
+    elif isinstance(items, (list, tuple)):
+        found = [(None, item) for item in items]
+    else:
+        raise ValueError(f"a {kind} is {wanted}; several are a list or a dict label -> {kind}; given: {_told(items)}")
+    if not found:
+        raise ValueError(f"no {kind} is asked for: the list is empty")
+    for label, item in found:
+        if isinstance(items, dict) and (not isinstance(label, str) or not label.strip()):
+            raise ValueError(f"the label of a {kind} is a text; given: {_told(label)}")
+        if not is_one(item):
+            raise ValueError(f"a {kind} is {wanted}; given: {_told(item)}")
+    return found
 
 
-def labelled(items, single, kind):
+def _told(thing):
+    return f"the class {thing.__name__}; an instance is needed" if isinstance(thing, type) else f"{short(repr(thing))} ({type(thing).__name__})"
+
+
+def labelled(items, kind, wanted, is_one):
     """Models or data sets as {label: name or object}."""
-    if single is None and not isinstance(items, (str, dict, list, tuple)):
-        items = [items]  # a data set itself
-    elif single is None and isinstance(items, (list, tuple)) and items and hasattr(items[0], "image"):
-        items = [items]  # a plain list of samples
     found = {}
-    for label, item in _listed(items, single):
-        label = label or (item if isinstance(item, str) else getattr(item, "name", None) or type(item).__name__.lower())
+    for label, item in _listed(items, kind, wanted, is_one):
+        own = getattr(item, "name", None)
+        label = label or (item if isinstance(item, str) else own if isinstance(own, str) and own else type(item).__name__.lower())
         if label in found:
             raise ValueError(f"{kind} '{label}' is given twice; a dict label -> {kind} tells them apart")
         found[label] = item
     return found
 
 
-def with_hyper(items, info, usual):
-    """Methods or metrics as a list of Asked; those given by name alone have the usual hyper-parameters.
+def labelled_models(items):
+    return labelled(items, "model", "a name or a torch.nn.Module", lambda item: isinstance(item, (str, torch.nn.Module)))
 
-    Raises UnknownName, ValueError for doubles and for values that are not plain.
+
+def labelled_data(items):
+    return labelled(items, "data set", "a name or a sequence of images with labels, of known length (not a loader)", _is_data)
+
+
+def _is_data(item):
+    if isinstance(item, (list, tuple)):  # a plain list of images; otherwise it lists data sets
+        return bool(item) and (hasattr(item[0], "image") or is_pair(item[0]))
+    is_sequence = hasattr(item, "__len__") and hasattr(item, "__getitem__")
+    return isinstance(item, str) or is_sequence and not isinstance(item, (type, dict, torch.Tensor))
+
+
+def is_pair(item):
+    """Whether an item of a data set is (image, label)."""
+    return isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], torch.Tensor)
+
+
+def with_hyper(items, kind, usual):
+    """Methods or metrics (kind) as a list of Asked; those given by name alone have the usual hyper-parameters.
+
+    Raises UnknownName, ValueError for doubles and for values that are not plain or of the wrong kind.
     """
-    is_pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], dict)
+    info, known = (method_info, known_methods()) if kind == "method" else (metric_info, known_metrics())
     found = []
-    for label, item in _listed([items] if is_pair else items, None):
+    for label, item in _listed(items, kind, "a name or (name, {hyper-parameters})", _is_asked):
         name, hyper = (item, usual.get(item, {})) if isinstance(item, str) else item
-        known = info(name)
-        check_hyper(known, {key: value for key, value in hyper.items() if key != "chunk" or info is metric_info})
-        try:
-            asked = Asked(label or name, name, json.dumps(hyper, sort_keys=True))
-        except TypeError:
-            raise ValueError(f"hyper-parameters of {name} have to be numbers, strings, lists or None; given: {hyper}") from None
+        if label not in (None, name) and label in known:
+            raise ValueError(f"{name} is given the label '{label}', which is the name of another {kind}")
+        asked = Asked(label or name, name, _as_json(name, _checked(info(name), hyper)))
         if asked in found:
             raise ValueError(f"'{asked.label}' with hyper-parameters {asked.hyper} is given twice")
         found.append(asked)
     return found
 
 
-@lru_cache(maxsize=4)
-def _load_model(name, weights, device):
-    return load_model(name, weights=weights, device=device)
+def _is_asked(item):
+    return isinstance(item, str) or isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], dict)
 
 
-def the_model(model, data, device):
+def _checked(info, hyper):
+    """The hyper-parameters as given, once each of them, and those of a method that they name, are found to be right."""
+    check_hyper(info, {key: value for key, value in hyper.items() if key != "chunk" or "chunk" in info.hyper or hasattr(info, "truth")})
+    if "method" in hyper and "method" in info.hyper:
+        check_hyper(method_info(hyper["method"]), hyper.get("settings") or {})
+    return hyper
+
+
+def _as_json(name, hyper):
+    try:
+        return json.dumps(hyper, sort_keys=True, default=_plain)
+    except TypeError:
+        raise ValueError(f"hyper-parameters of {name} have to be numbers, strings, lists or None; given: {short(repr(hyper))}") from None
+
+
+def _plain(value):
+    """Numpy's numbers as Python's."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError
+
+
+# -- names become objects ---------------------------------------------------------------------------------------------
+
+
+def loader():
+    """`load_model` for one call of evaluate: a model is loaded once for several data sets.
+
+    Nothing is kept from call to call, so that nobody gets a model that somebody else has changed, and weights that were
+    changed on disk are read again. Few are kept at a time: a GPU does not hold many.
+    """
+    return lru_cache(maxsize=4)(load_model)
+
+
+def the_model(model, data, device, load=None):
     """The module for a name: embedded models with the weights for the embedded data set, torchvision's with ImageNet's."""
     if not isinstance(model, str):
         return model
     dataset = data if isinstance(data, str) else getattr(data, "name", "")
-    embedded = dataset if dataset.startswith("mini-") else None
-    return _load_model(model, embedded if model.startswith("mini-") else "imagenet", device)
-
-
-@lru_cache(maxsize=8)
-def _load_data(name):
-    return load_data(name)
+    embedded = dataset if isinstance(dataset, str) and dataset.startswith("mini-") else None
+    return (load or load_model)(model, weights=embedded if model.startswith("mini-") else "imagenet", device=device)
 
 
 def the_data(data):
-    return _load_data(data) if isinstance(data, str) else data
+    return load_data(data) if isinstance(data, str) else data
+
+
+# -- what fits what ---------------------------------------------------------------------------------------------------
 
 
 def multi_label(model, data):
-    return getattr(model, "multi_label", getattr(data, "multi_label", False))
+    return bool(getattr(model, "multi_label", getattr(data, "multi_label", False)))
+
+
+def classes_of(thing):
+    """The names of the classes of a model or a data set, in the order of the labels; None where it does not say."""
+    classes = getattr(thing, "classes", None)
+    return list(classes) if classes is not None and hasattr(classes, "__len__") and not isinstance(classes, str) else None
 
 
 def same_classes(model, data):
-    ours, theirs = getattr(model, "classes", None), getattr(data, "classes", None)
-    return ours is None or theirs is None or list(ours) == list(theirs)
+    ours, theirs = classes_of(model), classes_of(data)
+    return ours is None or theirs is None or ours == theirs
 
 
 def check_classes(model, data, model_label, data_label):
     """Refuse a multi-label model whose classes are not those of the labels it would be explained for."""
     if multi_label(model, data) and not same_classes(model, data):
         raise ValueError(
-            f"'{model_label}' was trained on other classes ({', '.join(map(str, model.classes[:3]))}, ...) than "
-            f"'{data_label}' has ({', '.join(map(str, data.classes[:3]))}, ...), so it cannot be explained for their labels"
+            f"'{model_label}' was trained on other classes ({', '.join(map(str, classes_of(model)[:3]))}, ...) than "
+            f"'{data_label}' has ({', '.join(map(str, classes_of(data)[:3]))}, ...), so it cannot be explained for their labels"
         )
+
+
+def check_layers(model, model_label, asked):
+    """Refuse a method or metric that names a layer which this model does not have."""
+    layers = [name for name, _ in model.named_modules() if name]
+    for one in asked:
+        for given in _layers(one):
+            if given not in layers:
+                raise unknown(f"layer of {model_label}, asked for by {one.label}:", given, layers)
+
+
+def _layers(asked):
+    """The layers that hyper-parameters name; a ValueError where they are none."""
+    arguments = [asked.arguments, asked.arguments.get("settings") or {}]
+    for layer in [one["layer"] for one in arguments if one.get("layer") is not None]:
+        if not isinstance(layer, str):
+            raise ValueError(f"layer of {asked.label} is {short(repr(layer))}; the name of a layer is needed")
+        yield layer
+    for layers in [one["layers"] for one in arguments if one.get("layers") is not None]:
+        if isinstance(layers, list) and layers and all(isinstance(one, str) for one in layers):
+            yield from layers
+        elif layers != "all" and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+            raise ValueError(f"layers of {asked.label} is {short(repr(layers))}; possible: 'all', how many of the last stages, a list of names")
 
 
 def device_of(model):

@@ -1,33 +1,32 @@
 """Models x data sets x methods x metrics -> one tidy table, in shards that survive interruption."""
 
+import os
 import time
-import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas as pd
 import torch
 
+from xai_repro.errors import short, whole_number
 from xai_repro.explain import coefficients, explain
-from xai_repro.metrics.faithfulness import logits
+from xai_repro.models.zoo import pick_device
 from xai_repro.numerics.algebra import normalize
-from xai_repro.registry import method_info, metric_info
+from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.score import score
 from xai_repro.store import fingerprint
 from xai_repro.store.progress import track
 from xai_repro.store.sharing import forgetting, shared, sharing
-from xai_repro.study import shards
+from xai_repro.study import cluster, shards
 from xai_repro.study.asked import (
-    arguments, check_classes, device_of, labelled, multi_label, same_classes, the_data, the_model, with_hyper,
+    arguments, check_classes, check_layers, labelled_data, labelled_models, loader, multi_label, same_classes, the_data, the_model, with_hyper,
 )  # fmt: skip
-from xai_repro.study.profiles import profile as settings_of
+from xai_repro.study.images import block_of, data_fingerprint, Failure, failure, warn
+from xai_repro.study.profiles import check_names, profile as settings_of
 from xai_repro.study.shards import COLUMNS
 
 BLOCK = 100  # images per shard: what an interruption can cost at most
 SLOW = 5  # seconds: maps of a block that took longer are kept beside the shards, for metrics asked for later
-
-# What a method or metric says when it does not apply to a model or an image; anything else is a surprise.
-_NOT_APPLICABLE = (ValueError, TypeError, LookupError, NotImplementedError)
 
 
 def evaluate(
@@ -36,64 +35,86 @@ def evaluate(
 ):  # fmt: skip
     """Score every method with every metric on every model and data set; one row per image, class, method and metric.
 
-    models: names or modules; datasets: names or sequences of Sample; methods and metrics: names or (name, {hyper}).
-    Each may be one item, a list, or a dict label -> item; the label is what the table calls it.
+    models: names or modules. datasets: names or sequences of `Sample` or of (image, label), the image as the model takes it.
+    methods and metrics: names or (name, {hyper}). Each may be one item, a list, or a dict label -> item; the label is what the
+    table calls it.
     A model of single labels is explained for its top-1 on the unmodified image, a multi-label model for each class
     present. Metrics that take "unit" maps get the positive evidence, scaled to [0, 1] per map; metrics that explain again get
     the method and its hyper-parameters as `method` and `settings`, unless they are given a method.
-    profile: how many images (limit overrides it), and hyper-parameters for methods and metrics given by name alone.
-    batch: rows explained at once. paper: what to write in that column.
+    profile: how many images (limit overrides it), and hyper-parameters for methods and metrics given by name alone. What it
+    leaves out stands in `attrs["limits"]` of the table, and is printed where a data set is given as an object.
+    batch: rows explained at once. device: where models given by name run. paper: what to write in that column.
     results: folder of the shards. A cell (model, data set, method, metric, at most 100 images) whose shard is there
     is done; the shard's name carries a fingerprint of code, hyper-parameters, weights and images, so a change
     recomputes what depends on it and nothing else. Maps that took long to make are kept there too. None: no files.
     scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
 
     Returns a DataFrame with the columns COLUMNS: value float, NaN where undefined or not applicable; seconds per
-    image for the explanation; status "ok", "undefined" or the reason why there is no value. Same request, same rows,
-    same order. Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict
-    themselves.
+    image for the explanation; status "ok", "undefined" or the reason why there is no value; target -1 for an image that could
+    not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
+    Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves or
+    results that cannot be written, ConnectionError for a cluster that does not answer.
     """
     settings = settings_of(profile)
-    images, usual = settings["images"] if limit is None else {"other": limit}, settings.get("hyper", {})
-    for name, number in (*(("limit", number) for number in images.values()), ("batch", batch)):
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is {number!r}; a whole number of at least 1 is needed")
-    models, datasets = labelled(models, torch.nn.Module, "model"), labelled(datasets, None, "data set")
-    methods, metrics = with_hyper(methods, method_info, usual), with_hyper(metrics, metric_info, usual)
-    client = _client(scheduler, [*models.values(), *datasets.values()]) if scheduler else None
+    check_names(settings)
+    limit, batch = None if limit is None else whole_number("limit", limit), whole_number("batch", batch)
+    device = str(pick_device(device))
+    for name, text in (("paper", paper), ("scheduler", scheduler or "")):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} is {short(repr(text))}; a text is needed")
+    if results is not None and (not isinstance(results, (str, os.PathLike)) or not str(results)):
+        raise ValueError(f"results is {short(repr(results))}; the name of a folder is needed, or None")
+    models, datasets, usual = labelled_models(models), labelled_data(datasets), settings.get("hyper", {})
+    methods, metrics = with_hyper(methods, "method", usual), with_hyper(metrics, "metric", usual)
+    work_off = cluster.runner(scheduler, [*models.values(), *datasets.values()]) if scheduler else None
+    shards.forget_code()
 
-    jobs, tables = [], {}
+    load, jobs, tables, sizes = loader(), [], {}, {}
     for (model_label, model), (data_label, data) in product(models.items(), datasets.items()):
-        module, samples = the_model(model, data, device), the_data(data)  # here, so that wrong names are found before anything runs
+        module, samples = the_model(model, data, device, load), the_data(data)  # here, so that wrong names are found before anything runs
         check_classes(module, samples, model_label, data_label)
-        size = min(images.get(data_label, images["other"]), len(samples))
+        check_layers(module, model_label, [*methods, *metrics])
+        size, whole = sizes[data_label] = _size(samples, data_label, limit or settings["images"])
         weights = (module.fingerprint if isinstance(model, str) else fingerprint.of_model(module)) if results else ""
         for start in range(0, size, BLOCK):
-            stop = min(start + BLOCK, size)
-            source = results and fingerprint.digest(weights, shards.data_fingerprint(samples, start, stop), start, stop)
-            todo = []
-            for method in methods:
-                missing = []
-                for metric in metrics:
-                    path = results and shards.rows_path(results, data_label, model_label, method, metric, start, source, VALUES)
-                    key = (model_label, data_label, start, method, metric)
-                    tables[key] = shards.read(path) if path else None
-                    if tables[key] is None:
-                        missing.append((metric, path))
-                if missing:
-                    todo.append((method, tuple(missing), results and shards.maps_path(results, data_label, model_label, method, start, source, batch, MAPS)))
-            if todo:
-                jobs.append(Job(model, data, model_label, data_label, start, stop, tuple(todo), batch, device, profile, weights))
+            job = Job(model, data, model_label, data_label, start, min(start + BLOCK, size), (), batch, device, profile, weights, "")
+            job, found = _planned(job, module, samples, methods, metrics, results)
+            tables |= found
+            jobs += [job] if job.todo else []
+    if jobs and results is not None:
+        shards.check_folder(results)
+    limits = _limits(profile, {} if limit else sizes, [*methods, *metrics], usual)
+    if limits and not all(isinstance(data, str) for data in datasets.values()):
+        print(limits)
 
     with track(sum(job.length for job in jobs), "images explained") as step:
-        for job, computed in client(jobs, step) if client else ((job, run(job, step)) for job in jobs):
+        for job, computed in work_off(run, jobs, step) if work_off else ((job, run(job, step, load)) for job in jobs):
             for (method, metric), table in computed.items():
                 tables[job.model_label, job.data_label, job.start, method, metric] = table
 
     frames = [shards.frame_of(table, key, paper) for key, table in sorted(tables.items(), key=shards.request_order(tables, methods, metrics))]
-    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
-    frame.attrs["profile"] = profile
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs |= {"profile": profile, "limits": limits}
     return frame
+
+
+def _size(samples, label, images):
+    """How many images of a data set are explained, and how many it has. images: the limit, or a profile's limits."""
+    whole = len(samples)
+    if not whole:
+        raise ValueError(f"data set '{label}' has no images")
+    return min(images if isinstance(images, int) else images.get(label, images["other"]), whole), whole
+
+
+def _limits(profile, sizes, asked, usual):
+    """What a profile leaves out, in one line; "" where it leaves out nothing."""
+    said = [f"{size} of {whole} images of '{label}' (limit={whole} takes all)" for label, (size, whole) in sizes.items() if size < whole]
+    for one in asked:
+        default = (method_info if one.name in known_methods() else metric_info)(one.name).hyper
+        fewer = {key: value for key, value in usual.get(one.name, {}).items() if one.arguments == usual[one.name] and value != default[key]}
+        changed = ", ".join(f"{key}={value} in place of {default[key]}" for key, value in fewer.items())
+        said += [f"{one.name} with {changed} (('{one.name}', {{}}) takes the defaults)"] * bool(fewer)
+    return f"profile '{profile}': {'; '.join(said)}" if said else ""
 
 
 @dataclass(frozen=True)
@@ -111,30 +132,57 @@ class Job:
     device: str
     profile: str
     weights: str  # fingerprint; "" where no shards are written
+    images: str  # the same of the images
 
     @property
     def length(self):
         """How many images are explained in all."""
         return (self.stop - self.start) * sum(len(_by_kind(missing)) for _, missing, _ in self.todo)
 
+    @property
+    def place(self):
+        return f"{self.model_label}, {self.data_label}, images {self.start} to {self.stop - 1}"
 
-def run(job, step=lambda images: None):
+
+def _planned(job, model, samples, methods, metrics, results):
+    """The job with what is still to be done, and the tables of its cells: read from shards, or None."""
+    source = None
+    if results is not None and (images := data_fingerprint(samples, job.start, job.stop)):  # without one, nothing can be kept
+        job = replace(job, images=images)
+        fit = multi_label(model, samples), same_classes(model, samples)
+        source = fingerprint.digest(job.weights, images, job.start, job.stop, fit)
+    tables, todo = {}, []
+    for method in methods:
+        missing = []
+        for metric in metrics:
+            path = source and shards.rows_path(results, job.data_label, job.model_label, method, metric, job.start, source, VALUES)
+            key = (job.model_label, job.data_label, job.start, method, metric)
+            tables[key] = shards.read(path) if path else None
+            if tables[key] is None:
+                missing.append((metric, path))
+        maps = source and shards.maps_path(results, job.data_label, job.model_label, method, job.start, source, job.batch, MAPS)
+        todo += [(method, tuple(missing), maps)] if missing else []
+    return replace(job, todo=tuple(todo)), tables
+
+
+def run(job, step=lambda images: None, load=None):
     """Compute a job and write its shards: {(method, metric): pyarrow.Table}; at top level, so that it can travel.
 
-    Maps are computed once per method for all its missing metrics, the logits of the images once for all methods; what the
-    metrics of a method share is forgotten with its maps.
+    load: the `loader` of a call of evaluate; a worker of a cluster has none and loads its model itself. Maps are computed
+    once per method for all its missing metrics, the logits of the images once for all methods; what the metrics of a method share
+    is forgotten with its maps.
     """
-    model, data = the_model(job.model, job.data, job.device), the_data(job.data)
+    model, data = the_model(job.model, job.data, job.device, load), the_data(job.data)
     tables = {}
     with sharing():
-        batches = list(_batches(model, data, job))
+        block = block_of(model, data, job)
         for method, wanted, missing, kept in ((m, *part, path) for m, every, path in job.todo for part in _by_kind(every)):
-            maps, seconds, reason, keep = _kept(model, batches, method, wanted, job, step, kept)
+            maps, seconds = _kept(model, block, method, wanted, job, step, kept)
             with forgetting():
                 for metric, path in missing:
-                    scored = (None, reason, keep) if reason else _values(model, batches, maps, method, metric, job)
-                    values, failed, sure = scored
-                    table = shards.table_of(job, model, data, batches, method, metric, values, seconds, failed)
+                    results = [_values(model, batch, one, method, metric, job) for batch, one in zip(block.batches, maps)]
+                    values, statuses, sure = block.column(results)
+                    table = shards.table_of(job, model, block, method, metric, values, statuses, seconds)
                     if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
                         shards.write(table, path)
                     tables[method, metric] = table
@@ -149,93 +197,56 @@ def _by_kind(missing):
     return [(function, group) for function, group in takes.items() if group]
 
 
-# -- from images to values ------------------------------------------------------------------------------------------
+# -- from batches to values -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows of equal size: images x [B,3,H,W], targets y [B], and per row the image's annotation and true label."""
-
-    x: torch.Tensor
-    y: torch.Tensor
-    samples: list
-    shown: list  # label whose object is the truth: the target where it is in the image, otherwise the labelled one
-    ids: list
-
-    def truth(self, kind):
-        """bool [B,H,W] of "box" or "mask", None for None; all false where an image has no annotation."""
-        if kind is None:
-            return None
-        empty = torch.zeros(self.x.shape[-2:], dtype=torch.bool)
-        area = {"box": "box_truth", "mask": "truth"}[kind]
-        rows = [empty if c is None else getattr(s, area)(c) for s, c in zip(self.samples, self.shown)]
-        return torch.stack(rows).to(self.x.device)
-
-
-def _batches(model, data, job):
-    device = device_of(model)
-    many, same = multi_label(model, data), same_classes(model, data)
-    rows = []
-    for i in range(job.start, job.stop):
-        sample = data[i]
-        rows += [(sample, label, i) for label in (sample.labels if many else [None])]
-    while rows:
-        size = rows[0][0].image.shape
-        n = next((n for n, row in enumerate(rows) if row[0].image.shape != size or n == job.batch), len(rows))
-        samples, labels, numbers = zip(*rows[:n])
-        rows = rows[n:]
-        x = torch.stack([sample.image for sample in samples]).to(device)
-        top = logits(model, x).argmax(1)  # also where labels are explained: the metrics share these logits
-        y = torch.tensor(labels, device=device) if many else top
-        shown = [
-            target if same and target in sample.labels else next(iter(sample.labels), None)
-            for sample, target in zip(samples, y.tolist())
-        ]
-        ids = [getattr(s, "id", "") or f"{job.data_label}/{i}" for s, i in zip(samples, numbers)]
-        yield Batch(x, y, list(samples), shown, ids)
-
-
-def _kept(model, batches, method, function, job, step, path):
+def _kept(model, block, method, function, job, step, path):
     """What `_maps` gives, read from a file where an earlier run kept it, and kept where it took long."""
     if function is not explain or not path:
-        return _maps(model, batches, method, function, job, step)
-    if kept := shards.kept_maps(path, batches):
+        return _maps(model, block, method, function, job, step)
+    if kept := shards.kept_maps(path, block.batches):
         step(job.stop - job.start)
-        return *kept, "", True
-    made = maps, seconds, reason, _ = _maps(model, batches, method, function, job, step)
-    if not reason and seconds * sum(len(batch.ids) for batch in batches) > SLOW:
+        return kept
+    maps, seconds = _maps(model, block, method, function, job, step)
+    sound = all(not isinstance(one, Failure) and one.isfinite().all() for one in maps)
+    if sound and seconds * sum(map(len, maps)) > SLOW:
         shards.keep_maps(path, maps, seconds)
-    return made
+    return maps, seconds
 
 
-def _maps(model, batches, method, function, job, step):
-    """Maps (or coefficients: function) per batch, seconds per row, reason why there are none, and whether that reason is final."""
-    start, maps, done = _now(batches), [], 0
-    rows = sum(len(batch.ids) for batch in batches)
-    try:
-        for number, batch in enumerate(batches, 1):
-            maps.append(function(model, batch.x, batch.y, method=method.name, **method.arguments))
-            images = (job.stop - job.start) * number // len(batches)
-            step(images - done)
-            done = images
-        return maps, (_now(batches) - start) / max(rows, 1), "", True
-    except Exception as error:  # noqa: BLE001 - one cell that fails must not end the run
-        step(job.stop - job.start - done)
-        return None, float("nan"), *_reason(error, method, job)
+def _maps(model, block, method, function, job, step):
+    """Maps (or coefficients: function) or a Failure for every batch, and seconds per row."""
+    results, spent, rows, done = [], 0.0, 0, 0
+    for number, batch in enumerate(block.batches, 1):
+        start = _now(batch)
+        try:
+            results.append(function(model, batch.x, batch.y, method=method.name, **method.arguments))
+            spent, rows = spent + _now(batch) - start, rows + len(batch.x)
+        except Exception as error:  # noqa: BLE001 - one cell that fails must not end the run
+            results += [_said(failure(error), method, job)]
+            if results[-1].everywhere:
+                results += results[-1:] * (len(block.batches) - number)
+                break
+        images = (job.stop - job.start) * number // len(block.batches)
+        step(images - done)
+        done = images
+    step(job.stop - job.start - done)
+    return results, spent / rows if rows else float("nan")
 
 
-def _values(model, batches, maps, method, metric, job):
-    """One value per row, or the reason why there is none, and whether that reason is final."""
+def _values(model, batch, maps, method, metric, job):
+    """One value per row of a batch, or the Failure in their place."""
+    if isinstance(maps, Failure):
+        return maps
     info = metric_info(metric.name)
-    shape, hyper = positive if info.maps == "unit" else lambda raw: raw, arguments(metric, method)
     try:
-        values = [
-            score(metric.name, model, batch.x, batch.y, shape(raw), truth=batch.truth(info.truth), **hyper)
-            for batch, raw in zip(batches, maps)
-        ]
-        return torch.cat([v.detach().double().cpu() for v in values]).tolist() if values else [], "", True
+        maps = positive(maps) if info.maps == "unit" else maps
+        values = score(metric.name, model, batch.x, batch.y, maps, truth=batch.truth(info.truth), **arguments(metric, method))
+        if values.shape != (len(batch.x),):
+            raise ValueError(f"{metric.name} gives {list(values.shape)}; one value per image is needed, [{len(batch.x)}]")
+        return values.detach().double().cpu().tolist()
     except Exception as error:  # noqa: BLE001
-        return None, *_reason(error, metric, job)
+        return _said(failure(error), metric, job)
 
 
 @shared
@@ -244,46 +255,19 @@ def positive(maps):
     return normalize(maps.clamp(min=0))
 
 
-def _reason(error, asked, job):
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, _NOT_APPLICABLE):
-        return reason, True
-    reason = f"{type(error).__name__}: {reason}"
-    cell = f"{asked.label} on {job.model_label}, {job.data_label}, images {job.start} to {job.stop - 1}"
-    warnings.warn(f"{cell}: {reason}", RuntimeWarning, stacklevel=2)
-    return reason, False
+def _said(failed, asked, job):
+    """A failure, warned about where it is a surprise."""
+    if not failed.final:
+        warn(f"{asked.label} on {job.place}", failed.reason)
+    return failed
 
 
-def _now(batches):
-    if batches and batches[0].x.is_cuda:
-        torch.cuda.synchronize(batches[0].x.device)
+def _now(batch):
+    if batch.x.is_cuda:
+        torch.cuda.synchronize(batch.x.device)
     return time.perf_counter()
 
 
 # What every value, and every map, rests on besides its method and metric.
-VALUES = (explain, coefficients, score, _batches, positive)
-MAPS = (explain, _batches)
-
-
-def _client(scheduler, given):
-    """Runner of jobs on a Dask cluster: (jobs, step) -> iterator of (job, tables)."""
-    try:
-        from dask.distributed import Client, as_completed
-    except ImportError:
-        raise ModuleNotFoundError(
-            f"scheduler='{scheduler}' needs Dask, which is not installed: "
-            "pip install 'distributed>=2025' here and on the workers"
-        ) from None
-    objects = [type(one).__name__ for one in given if not isinstance(one, str)]
-    if objects:
-        raise ValueError(f"on a cluster models and data sets are given by name, so that they load there; given: {', '.join(objects)}")
-
-    def runner(jobs, step):
-        with Client(scheduler) as cluster:
-            futures = {cluster.submit(run, job, pure=False): job for job in jobs}
-            for future in as_completed(futures):
-                job = futures[future]
-                step(job.length)
-                yield job, future.result()
-
-    return runner
+VALUES = (explain, coefficients, score, block_of, positive)
+MAPS = (explain, block_of)

@@ -1,9 +1,13 @@
-"""Shards: the rows of one cell and the maps of one block, each a file that is whole or absent and says how it was made."""
+"""Shards: the rows of one cell and the maps of one block, each a file that is whole or absent and says how it was made.
+
+A digest over the content and the file's own name stands in the file, so that no bit of it changes unnoticed.
+"""
 
 import json
 import platform
 import re
 import subprocess
+import tempfile
 import warnings
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -25,12 +29,22 @@ COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper",
 ROOT = Path(__file__).parents[2]
 
 
+def check_folder(results):
+    """Refuse a folder of results that cannot be written to, while there is still nothing to lose."""
+    try:
+        folder = Path(results, "shards")
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"results '{results}' is no folder that can be written to: {error}") from None
+
+
 def rows_path(results, data_label, model_label, method, metric, start, source, rests_on):
     """Where the rows of a cell are. source: digest of weights and images; rests_on: functions that every value depends on."""
     code = [_code(function) for function in rests_on] + _dependencies(method_info(method.name), method.arguments)
     again = {"method": method.name} if explains_again(metric) else {}  # its settings are among the method's own
     code += _dependencies(metric_info(metric.name), again | metric.arguments)
-    cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(source, *code)}"]
+    cell = [data_label, model_label, method.name, metric.name, f"{start:06d}-{fingerprint.digest(data_label, model_label, source, *code)}"]
     return str(Path(results, "shards", _file_name(cell) + ".parquet"))
 
 
@@ -42,7 +56,7 @@ def maps_path(results, data_label, model_label, method, start, source, batch, re
 
 
 def _file_name(cell):
-    return "--".join(re.sub(r"[^\w.+-]", "_", part) for part in cell)
+    return "--".join(re.sub(r"[^\w.+-]", "_", part, flags=re.ASCII)[:40] for part in cell)  # names of files have a greatest length
 
 
 def _dependencies(info, arguments):
@@ -52,32 +66,36 @@ def _dependencies(info, arguments):
     return [_code(info.function), repr(sorted(hyper.items())), *(_code(method_info(name).function) for name in named)]
 
 
-@lru_cache
+_CODE = {}  # id of a function -> the function, its fingerprint
+
+
 def _code(function):
-    return fingerprint.of_code(function)
+    if id(function) not in _CODE:
+        _CODE[id(function)] = function, fingerprint.of_code(function)
+    return _CODE[id(function)][1]
 
 
-def data_fingerprint(data, start, stop):
-    return getattr(data, "fingerprint", None) or fingerprint.of_samples(data[i] for i in range(start, stop))
+def forget_code():
+    """Look at all code again: what a notebook has bound anew since the last call counts."""
+    _CODE.clear()
 
 
-def table_of(job, model, data, batches, method, metric, values, seconds, reason):
-    ids = [name for batch in batches for name in batch.ids]
-    values = [float("nan")] * len(ids) if values is None else values
+def table_of(job, model, block, method, metric, values, statuses, seconds):
+    ids = block.ids
     columns = {
         "paper": [""] * len(ids),
         "dataset": [job.data_label] * len(ids),
         "model": [job.model_label] * len(ids),
         "image_id": ids,
-        "target": [int(target) for batch in batches for target in batch.y],
+        "target": block.targets,
         "method": [method.name] * len(ids),
         "hyper": [_hyper_text(method, metric)] * len(ids),
         "metric": [metric.name] * len(ids),
         "value": pa.array(values, pa.float64()),
         "seconds": pa.array([seconds] * len(ids), pa.float64()),
-        "status": [reason or ("ok" if value == value else "undefined") for value in values],
+        "status": statuses,
     }
-    facts = json.dumps(_provenance(job, model, data, method, metric, len(ids)))
+    facts = json.dumps(_provenance(job, model, method, metric, len(ids)))
     return pa.table(columns, _SCHEMA).replace_schema_metadata({"xai_repro": facts})
 
 
@@ -91,7 +109,7 @@ def _hyper_text(method, metric):
     return json.dumps(given, sort_keys=True)
 
 
-def _provenance(job, model, data, method, metric, rows):
+def _provenance(job, model, method, metric, rows):
     hyper = {one.name: {**info(one.name).hyper, **one.arguments} for one, info in ((method, method_info), (metric, metric_info))}
     device = device_of(model)
     return {
@@ -102,17 +120,12 @@ def _provenance(job, model, data, method, metric, rows):
         "model": job.model_label,
         "weights": job.weights,
         "dataset": job.data_label,
-        "images": data_fingerprint(data, job.start, job.stop),
+        "images": job.images,
         "block": [job.start, job.stop],
         "hyper": json.loads(json.dumps(hyper, default=str)),
         "profile": job.profile,
         "rows": rows,
     }
-
-
-def provenance(path):
-    """What a shard says of its own making: commit, versions, device, seed, fingerprints, hyper-parameters, profile."""
-    return json.loads(pq.read_schema(path).metadata[b"xai_repro"])
 
 
 @lru_cache
@@ -138,24 +151,88 @@ def _commit():
     return f"{head}{'+' if changed else ''}" if Path(top) == ROOT else ""
 
 
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
 def write(table, path):
-    with whole(path) as temporary:
-        pq.write_table(table, temporary)
+    """Write a shard with the digest of its content; where that is not possible, the rows are not kept, which is said."""
+    table = table.replace_schema_metadata(table.schema.metadata | {b"digest": _digest_of_rows(path, table).encode()})
+    _keep(path, lambda temporary: pq.write_table(table, temporary))
 
 
 def read(path):
     """A shard's table, or None where it is missing or damaged (which is said)."""
-    if not Path(path).exists():
-        return None
+    return _whole_or_none(path, _rows, "damaged shard", "computed again")
+
+
+def provenance(path):
+    """What a shard says of its own making: commit, versions, device, seed, fingerprints, hyper-parameters, profile.
+
+    Raises ValueError for a shard that is damaged.
+    """
+    return json.loads(_rows(path).schema.metadata[b"xai_repro"])
+
+
+def keep_maps(path, maps, seconds):
+    """Write maps, one tensor per batch, and the seconds that one row took."""
+    tensors, seconds = {str(n): one.contiguous().cpu() for n, one in enumerate(maps)}, repr(seconds)
+    facts = {"seconds": seconds, "digest": _digest_of_maps(path, tensors, seconds)}
+    _keep(path, lambda temporary: save_file(tensors, temporary, metadata=facts))
+
+
+def kept_maps(path, batches):
+    """The maps of batches and the seconds that one row took, or None where they were not kept or are damaged (which is said)."""
+    return _whole_or_none(path, partial(_maps, batches=batches), "damaged maps", "made again")
+
+
+def _rows(path):
+    with open(path, "rb") as file:
+        table = pq.read_table(file)
+    if not table.schema.equals(_SCHEMA):
+        raise ValueError("its columns are others")
+    if table.schema.metadata.get(b"digest", b"").decode() != _digest_of_rows(path, table):
+        raise ValueError("its content is not what was written under this name")
+    return table
+
+
+def _maps(path, batches):
+    with safe_open(path, framework="pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+    if facts["digest"] != _digest_of_maps(path, tensors, facts["seconds"]):
+        raise ValueError("its content is not what was written under this name")
+    for n, batch in enumerate(batches):
+        one, exact = tensors[str(n)], torch.float64 if batch.x.dtype == torch.float64 else torch.float32
+        if one.shape != (len(batch.x), *batch.x.shape[-2:]) or one.dtype != exact or not one.isfinite().all():
+            raise ValueError(f"map {n} is {one.dtype} {list(one.shape)}, or not finite")
+    return [tensors[str(n)].to(batch.x.device) for n, batch in enumerate(batches)], float(facts["seconds"])
+
+
+def _digest_of_rows(path, table):
+    return fingerprint.digest(Path(path).name, table.schema.metadata[b"xai_repro"].decode(), table.to_pydict())
+
+
+def _digest_of_maps(path, tensors, seconds):
+    content = [part for name, one in sorted(tensors.items()) for part in (f"{name} {one.dtype} {list(one.shape)}", one.numpy().tobytes())]
+    return fingerprint.digest(Path(path).name, seconds, *content)
+
+
+def _keep(path, write_to):
     try:
-        table = pq.read_table(path, partitioning=None)
-        if table.column_names == COLUMNS and table.num_rows == json.loads(table.schema.metadata[b"xai_repro"])["rows"]:
-            return table
-        problem = "rows or columns are missing"
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        problem = str(error).split("\n")[0]
-    warnings.warn(f"damaged shard {path} ({problem}): computed again", RuntimeWarning, stacklevel=3)
-    return None
+        with whole(path) as temporary:
+            write_to(temporary)
+    except (OSError, SafetensorError) as error:  # a full disk, say: what was computed is worth more than the file
+        warnings.warn(f"{path} cannot be written ({error}): it is not kept", RuntimeWarning, stacklevel=3)
+
+
+def _whole_or_none(path, reader, what, then):
+    """What a reader makes of a file, or None where it is missing or damaged (which is said)."""
+    try:
+        return reader(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever damaged bytes make the readers raise
+        warnings.warn(f"{what} {path} ({str(error).splitlines()[0] if str(error) else type(error).__name__}): {then}", RuntimeWarning, stacklevel=3)
+        return None
 
 
 def frame_of(table, key, paper):
@@ -170,23 +247,3 @@ def request_order(tables, methods, metrics):
     """Rows come in the order of the request: model, data set, method, metric, image."""
     places = {pair: n for n, pair in enumerate(dict.fromkeys(key[:2] for key in tables))}
     return lambda item: (places[item[0][:2]], methods.index(item[0][3]), metrics.index(item[0][4]), item[0][2])
-
-
-def keep_maps(path, maps, seconds):
-    """Write maps, one tensor per batch, and the seconds that one row took."""
-    with whole(path) as temporary:
-        tensors = {str(n): one.contiguous().cpu() for n, one in enumerate(maps)}
-        save_file(tensors, temporary, metadata={"seconds": repr(seconds)})
-
-
-def kept_maps(path, batches):
-    """The maps of batches and the seconds that one row took, or None where they were not kept or are damaged (which is said)."""
-    if not Path(path).exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            maps = [file.get_tensor(str(n)).to(batch.x) for n, batch in enumerate(batches)]
-            return maps, float(file.metadata()["seconds"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        warnings.warn(f"{path} is damaged: its maps are made again", RuntimeWarning, stacklevel=3)
-    return None
