@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xai_repro.errors import NotApplicable, short, unknown
-from xai_repro.network.borrow import borrowed, changes, hook
+from xai_repro.network.borrow import borrowed, changes, freeze, hook
 from xai_repro.network.forward import evaluating, logits_of
 from xai_repro.network.layout import layout_of
 
@@ -134,64 +134,87 @@ def _known(model, x):
         raise ValueError(f"{type(model).__name__} has no default layer: name one with layer=...; its last layers are {', '.join(last)}")
     state = x.shape[1:], tuple((name, id(module)) for name, module in model.named_modules())
     if model not in _TRACED or _TRACED[model][0] != state:
-        _TRACED[model] = state, _ends(borrowed(model, lambda: _trace(model, x[:1])), model)
+        maps, read = borrowed(model, lambda: _trace(model, x[:1]))
+        if not read:  # a blank image may reach no logit
+            maps, read = borrowed(model, lambda: _trace(model, torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(0)).to(x)))
+        if not read:
+            why = "its logits do not change with any of them (is the last layer zero?)" if maps else "there are no channels to weigh"
+            raise NotApplicable(f"no layer of {type(model).__name__} gives maps that its logits read: {why}")
+        _TRACED[model] = state, _ends(read)
     return _TRACED[model][1]
 
 
-def _ends(read, model):
-    """The names of the last layers of the coarsest resolutions, from the input to the logits; read: what `_trace` gives."""
-    if not read:
-        raise NotApplicable(f"no layer of {type(model).__name__} gives maps that its logits read: there are no channels to weigh")
-    last = {}
-    for layer in read:
-        last.pop(layer.grid, None)
-        last[layer.grid] = layer
-    finest = sorted(last, key=lambda grid: grid[0] * grid[1])[:MOST_STAGES][-1]
-    shallow = [layer.pooled or layer.name for layer in last.values() if layer is not read[-1] and layer.grid[0] * layer.grid[1] <= finest[0] * finest[1]]
-    return [*shallow, read[-1].name]
-
-
 @dataclass(frozen=True)
-class Read:
-    """A layer whose map the logits read: its name, the map's height and width, the name of the max-pooling right above it, if any."""
+class Map:
+    """What a layer gives in the trace: its name, the output and its Layout, the name of the max-pooling right above it, if any."""
 
     name: str
-    grid: tuple
+    output: torch.Tensor
+    layout: object
     pooled: str | None
+
+    @property
+    def shape(self):
+        """[K,h,w]."""
+        return self.layout.maps(self.output).shape[1:]
+
+
+def _ends(read):
+    """The ends of the stages, from the input to the logits; read: (name, grid, pooling above or None) of the maps that are read.
+
+    The last one of all; and of each of the other coarsest resolutions the last one of those that are whole parts of the network
+    rather than parts of parts, or the pooling above it.
+    """
+    name, coarsest, _ = read[-1]
+    last = {}
+    for layer in read:
+        depth = layer[0].count(".")
+        if layer[1] not in last or depth <= last[layer[1]][0].count("."):
+            last.pop(layer[1], None)
+            last[layer[1]] = layer
+    finest = sorted(h * w for h, w in last)[:MOST_STAGES][-1]
+    shallow = [pooled or one for one, (h, w), pooled in last.values() if h * w <= finest and (h, w) != coarsest]
+    return [*shallow, name]
 
 
 def _trace(model, x):
-    """A Read for everything a module gives that is a map, is no pooling's output and is read at more than one position."""
+    """Everything that a module gives and that is a map of the image and no pooling's output; and what of it the logits read.
+
+    Read: at more than one position, and as wide as the last one where that holds tokens. The latter come as (name, grid, pooling
+    right above or None), so that nothing of the pass is kept.
+    """
     given, names, pooling = [], {module: name for name, module in model.named_modules()}, {}
 
     def end(module, args, output):
         if isinstance(module, nn.MaxPool2d) and args:
             pooling[id(args[0])] = names[module]
-        if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == len(x) and names[module]:
-            given.append((module, output, output._version))
+        if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == len(x) and names[module] and output.requires_grad:
+            given.append((module, output))
 
     with evaluating(model), torch.enable_grad(), changes():
+        freeze(model)  # what then asks for a gradient depends on the image
         for module in names:
             hook(module, "forward", end)
         score = logits_of(model(x.detach().clone().requires_grad_() * 1)).amax()
-        pooled = {id(output) for module, output, _ in given if isinstance(module, POOLING)}
+        pooled = {id(output) for module, output in given if isinstance(module, POOLING)}
+        owner = {id(output): module for module, output in given if not isinstance(module, IDLE)}  # the last to write a tensor
         maps = []
-        for module, output, version in given:
-            current = output._version == version  # nothing wrote into it afterwards
-            if isinstance(module, IDLE) or id(output) in pooled or not current or not output.requires_grad:
+        for module, output in given:
+            projection = output.dim() == 3 and isinstance(module, nn.Linear)  # queries, keys and values, and not what is attended to
+            if projection or id(output) in pooled or owner.get(id(output)) is not module:
                 continue
             try:
                 layout = layout_of(output, x, module, names[module], model)
             except ValueError:
                 continue
-            if layout.maps(output)[0, 0].numel() > 1:
-                maps.append((names[module], output, layout))
-        gradients = torch.autograd.grad(score, [output for _, output, _ in maps], allow_unused=True) if maps and score.requires_grad else []
-    width = maps[-1][2].maps(maps[-1][1]).shape[1] if maps and maps[-1][2].kind == "tokens" else None  # of the tokens that the head reads
-    read = []
-    for (name, output, layout), G in zip(maps, gradients):
-        if G is None or (width and layout.maps(output).shape[1] != width):
-            continue
-        if (layout.maps(G)[0].abs().sum(0) > 0).sum() > 1:
-            read.append(Read(name, tuple(layout.maps(output).shape[-2:]), pooling.get(id(output))))
-    return read
+            one = Map(names[module], output, layout, pooling.get(id(output)))
+            (h, w), (H, W) = one.shape[1:], x.shape[-2:]
+            maps += [one] * (h * w > 1 and abs(h * W - w * H) <= 2 * max(H, W))  # rows of windows have other proportions
+        gradients = torch.autograd.grad(score, [one.output for one in maps], allow_unused=True) if maps and score.requires_grad else []
+    width = maps[-1].shape[0] if maps and maps[-1].layout.kind == "tokens" else None
+    read = [
+        (one.name, tuple(one.shape[1:]), one.pooled)
+        for one, G in zip(maps, gradients)
+        if G is not None and width in (None, one.shape[0]) and (one.layout.maps(G)[0].abs().sum(0) > 0).sum() > 1
+    ]
+    return bool(maps), read

@@ -1,7 +1,6 @@
 """What a layer gives as maps [B,K,h,w], and back: channels first, channels last, or a row of tokens."""
 
 from dataclasses import dataclass
-from math import isqrt
 
 import torch
 from torch import nn
@@ -9,7 +8,7 @@ from torch import nn
 from xai_repro.errors import unknown
 
 LAYOUTS = ("channels-first", "channels-last", "tokens")
-PREFIX = 16  # tokens before those of the patches, at most: class, distillation, registers
+PREFIX = 8  # tokens before those of the patches, at most: class, distillation, registers
 # What these give is certain, whatever its numbers are. (Subclasses of LayerNorm exist that work on channels first.)
 FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.GroupNorm)
 LAST = (nn.Linear, nn.LayerNorm)
@@ -85,11 +84,10 @@ def _fits(grid, size):
 
 
 def _grid(tokens, size):
-    """How many tokens come first, and the grid of the others: the one with the fewest before it that has the image's proportions."""
+    """How many tokens come first, and the grid of the others, which are patches of equal size; of several grids the largest."""
     H, W = size
-    found = []
-    for h in range(1, isqrt(tokens * H // W + 1) + 2):
-        for w in {h * W // H, -(-h * W // H)}:
-            if w and 0 <= tokens - h * w <= PREFIX and h * w > 1 and _fits((h, w), size):
-                found.append((tokens - h * w, (h, w)))
-    return min(found, default=(0, ()))
+    for h in range(min(H, tokens), 0, -1):
+        w = h * W // H
+        if H % h == 0 and W % max(w, 1) == 0 and h * W == w * H and 1 < h * w <= tokens <= h * w + PREFIX:
+            return tokens - h * w, (h, w)
+    return 0, ()
