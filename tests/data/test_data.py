@@ -1,5 +1,6 @@
 """The embedded data: the same everywhere, exactly annotated, and fair."""
 
+import pickle
 from hashlib import sha256
 from itertools import combinations
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from xai_repro.data import birds, data_names, denormalize, load_data, Sample
 from xai_repro.data.canvas import SUPERSAMPLING, Canvas, pose
@@ -140,7 +142,56 @@ def test_errors_name_what_is_possible():
         load_data("voc2007")
     with pytest.raises(UnknownName, match="did you mean 'test'"):
         load_data("mini-birds", split="tets")
-    with pytest.raises(ValueError, match="limit 0"):
-        load_data("mini-birds", limit=0)
     with pytest.raises(TypeError, match="takes no root, transform"):
         load_data("mini-birds", root="somewhere", transform=None)
+
+
+@pytest.mark.parametrize("name", [["mini-birds"], None, 3, True, b"mini-birds", {}, np.array(["mini-birds", "x"])], ids=repr)
+def test_names_of_other_types_are_unknown(name):
+    with pytest.raises(UnknownName, match="unknown data set"):
+        load_data(name)
+    with pytest.raises(UnknownName, match="unknown split"):
+        load_data("mini-birds", name)
+
+
+@pytest.mark.parametrize("limit", [0, -3, True, False, 1.0, "5", [5], np.float64(5), np.bool_(True), float("inf")], ids=repr)
+def test_limits_that_are_no_number_of_images(limit):
+    with pytest.raises(ValueError, match="limit is .*at least 1"):
+        load_data("mini-birds", limit=limit)
+
+
+def test_limits_of_any_whole_number():
+    for limit in (5, np.int64(5), np.uint8(5)):
+        assert len(load_data("mini-birds", limit=limit)) == 5
+    assert len(load_data("mini-birds", limit=10**6)) == len(load_data("mini-birds")) == 2000
+
+
+def test_indices_that_name_no_picture():
+    data = load_data("mini-birds", limit=20)
+    for ask in (data.__getitem__, data.pixels):
+        for index in (20, -21, 10**30):
+            with pytest.raises(IndexError, match=f"no picture {index} in mini-birds, split test: 20 images"):
+                ask(index)
+        for index in ("0", 1.0, None, [0], (0, 1)):
+            with pytest.raises(TypeError, match="a whole number asks for a picture"):
+                ask(index)
+    assert data[np.int64(3)].id == data[torch.tensor(3)].id == "mini-birds/test/3" and len(list(data)) == 20
+
+
+# -- Other processes, which are sent the data set ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_data_set_survives_being_sent(name):
+    data = load_data(name, "val", limit=9)[2:7]
+    again = pickle.loads(pickle.dumps(data))
+    assert len(again) == 5 and repr(again) == repr(data) and again.fingerprint == data.fingerprint
+    assert again.classes == data.classes and again[1].id == f"{name}/val/3" and torch.equal(again[1].image, data[1].image)
+
+
+def test_workers_that_are_spawned_draw_the_same():
+    data = load_data("mini-birds", limit=8)
+    loader = DataLoader(data, 2, collate_fn=list, num_workers=2, multiprocessing_context="spawn")
+    drawn = [sample for bundle in loader for sample in bundle]
+    assert [sample.id for sample in drawn] == [sample.id for sample in data]
+    assert all(torch.equal(one.image, other.image) and one.parts.keys() == other.parts.keys() for one, other in zip(drawn, data))

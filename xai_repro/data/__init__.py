@@ -19,11 +19,12 @@ def load_data(name, split="test", root=None, limit=None, **options):
 
     split: "train", "val" or "test"; limit: only the first so many images; root: folder of a real data set (the
     embedded ones are drawn and need none).
-    Raises UnknownName for a name or split that does not exist, TypeError for an option the data set does not take.
+    Raises UnknownName for a name or split that does not exist, ValueError for a limit that is no number of images,
+    TypeError for an option the data set does not take.
     """
-    if name in REAL:
+    if isinstance(name, str) and name in REAL:
         raise UnknownName(f"data set '{name}' is not yet available in this version; possible: {', '.join(data_names())}")
-    if name not in DRAWERS:
+    if not isinstance(name, str) or name not in DRAWERS:
         raise unknown("data set", name, [*DRAWERS, *REAL])
     given = ["root"] * (root is not None) + list(options)
     if given:

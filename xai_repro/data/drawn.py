@@ -9,7 +9,7 @@ import torch
 
 from xai_repro.data import birds, scenes
 from xai_repro.data.sample import normalize, Sample
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown, whole_number
 
 DRAWING = 1  # to be raised whenever a pixel changes: it is part of the fingerprint that results carry
 DRAWERS = {"mini-birds": birds, "mini-scenes": scenes}
@@ -21,20 +21,23 @@ class Drawn(Sequence):
 
     name, split: as given to load_data; classes: names in the order of the labels; multi_label: whether a picture can
     show several classes; fingerprint: changes whenever the pictures would.
-    Raises UnknownName for a split other than train, val, test.
+    Raises UnknownName for a split other than train, val, test, ValueError for a limit that is no number of images.
     """
 
     def __init__(self, name, split="test", limit=None):
-        if split not in SPLITS:
+        if not isinstance(split, str) or split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        if limit is not None and not (isinstance(limit, int) and limit > 0):
-            raise ValueError(f"limit {limit!r} is not a positive number of images; None takes all {SPLITS[split]}")
+        images = SPLITS[split] if limit is None else min(SPLITS[split], whole_number("limit", limit))
         self.name, self.split = name, split
-        self._drawer = DRAWERS[name]
         self.classes = self._drawer.CLASSES
         self.multi_label = name == "mini-scenes"
         self.fingerprint = sha256(f"{name}/{split}/{DRAWING}".encode()).hexdigest()[:12]
-        self._indices = range(min(SPLITS[split], limit or SPLITS[split]))
+        self._indices = range(images)
+
+    @property
+    def _drawer(self):
+        """The module that draws: looked up each time, since a module cannot be sent to another process."""
+        return DRAWERS[self.name]
 
     def __len__(self):
         return len(self._indices)
@@ -45,7 +48,7 @@ class Drawn(Sequence):
             part = object.__new__(Drawn)
             part.__dict__.update(self.__dict__, _indices=self._indices[index])
             return part
-        number = self._indices[index]
+        number = self._number(index)
         pixels, tags, labels = self._draw(number)
         return _sample(pixels, tags, labels, self._drawer.PARTS, f"{self.name}/{self.split}/{number}")
 
@@ -54,8 +57,17 @@ class Drawn(Sequence):
 
     def pixels(self, index):
         """Picture and labels without the annotation, the quick way to many: (uint8 [H, W, 3], labels)."""
-        pixels, tags, labels = self._draw(self._indices[index])
+        pixels, tags, labels = self._draw(self._number(index))
         return pixels, _seen(tags, labels)
+
+    def _number(self, index):
+        """The number within the split of the picture at an index, which may be any whole number that indexes a list."""
+        try:
+            return self._indices[index]
+        except TypeError:
+            raise TypeError(f"a whole number asks for a picture, a slice for several; given: {short(repr(index))}") from None
+        except IndexError:
+            raise IndexError(f"no picture {short(repr(index))} in {self!r}") from None
 
     def _draw(self, number):
         seed = np.random.SeedSequence([crc32(self.name.encode()), list(SPLITS).index(self.split), number])
