@@ -2,7 +2,9 @@
 
 import copy
 from importlib import import_module
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -140,7 +142,53 @@ def test_errors_name_what_is_possible():
         load_model("mini-vgg", "random", device="gpu")
     with pytest.raises(FileNotFoundError, match="nowhere.safetensors"):
         load_model("mini-vgg", "nowhere.safetensors")
-    with pytest.raises(ValueError, match="epochs 0"):
-        train("mini-vgg", "mini-birds", epochs=0)
     with pytest.raises(UnknownName, match="unknown embedded model"):
         train("vgg16", "mini-birds")
+
+
+@pytest.mark.parametrize("name", [["mini-vgg"], None, 3, True, b"mini-vgg", {}, np.array(["mini-vgg", "vgg16"])], ids=repr)
+def test_names_of_other_types_are_unknown(name):
+    with pytest.raises(UnknownName, match="unknown model"):
+        load_model(name)
+    with pytest.raises(UnknownName, match="unknown embedded model"):
+        train(name, "mini-birds")
+    with pytest.raises(UnknownName, match="unknown data set"):
+        train("mini-vgg", name)
+
+
+@pytest.mark.parametrize("model", ["mini-vgg", "squeezenet1_1"])
+@pytest.mark.parametrize("weights", [["random"], 3, True, b"x.safetensors", {"fc": torch.ones(2)}, np.array(["a", "b"])], ids=repr)
+def test_weights_of_other_types_are_unknown(model, weights):
+    with pytest.raises(UnknownName, match="unknown weights"):
+        load_model(model, weights)
+
+
+@pytest.mark.parametrize("device", [["cpu"], 3, None, b"cpu", {}, "cuda:99", "CPU", ""], ids=repr)
+def test_devices_that_there_are_not(device):
+    with pytest.raises(UnknownName, match="unknown device"):
+        load_model("mini-vgg", "random", device=device)
+    with pytest.raises(UnknownName, match="unknown device"):
+        train("mini-vgg", "mini-birds", device=device)
+
+
+def test_devices_by_name_and_as_objects():
+    for device in ("cpu", torch.device("cpu"), np.str_("cpu"), Path("cpu")):
+        assert zoo.pick_device(device) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("given", [-1, True, 1.5, 2.0, "3", [3], float("nan"), np.array([1, 2])], ids=repr)
+@pytest.mark.parametrize("name", ["epochs", "images", "seed"])
+def test_numbers_of_a_training_that_are_none(name, given):
+    with pytest.raises(ValueError, match=f"{name} is .*a whole number"):
+        train("mini-vgg", "mini-birds", **{name: given})
+
+
+def test_numbers_that_are_too_large_or_too_small():
+    with pytest.raises(ValueError, match="epochs is 0; at least 1"):
+        train("mini-vgg", "mini-birds", epochs=0)
+    with pytest.raises(ValueError, match="seed is 10+; at most"):
+        train("mini-vgg", "mini-birds", seed=10**30)
+    with pytest.raises(ValueError, match="images is 1; at least 2"):
+        train("mini-vgg", "mini-birds", images=1)
+    with pytest.raises(ValueError, match="limit is 0"):
+        evaluate_model(load_model("mini-vgg", "random"), load_data("mini-birds"), 0)

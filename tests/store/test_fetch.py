@@ -1,49 +1,21 @@
 """Fetching, against a server on this machine."""
 
 import hashlib
-import http.server
-import threading
 
 import pytest
 import torch
+from toy_server import BODY, DIGEST, serving
 
 from xai_repro.errors import UnknownName
-from xai_repro.models.imagenet import imagenet_state_dict
+from xai_repro.models.imagenet import imagenet_file
+from xai_repro.models.reading import read_weights
 from xai_repro.store import fetch
-
-BODY = bytes(range(256)) * 20000  # 5 MB
-DIGEST = hashlib.sha256(BODY).hexdigest()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `body`, or its rest from the byte asked for; `cut` ends the transfer early, as a lost connection does."""
-
-    body, cut, ranges, asked = BODY, None, True, []
-
-    def do_GET(self):
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
-        type(self).asked.append(start)
-        if start >= len(self.body):
-            self.send_error(416)
-            return
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(self.body) - start))
-        self.end_headers()
-        self.wfile.write(self.body[start : self.cut])
-        self.close_connection = True
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
 def server():
-    handler = type("Fresh", (Handler,), {"asked": []})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        handler.url = f"http://127.0.0.1:{running.server_port}/file-{DIGEST[:8]}.bin"
+    with serving() as handler:
         yield handler
-        running.shutdown()
 
 
 def test_a_file_is_fetched_once_and_verified(server, tmp_path):
@@ -74,16 +46,13 @@ def test_a_part_longer_than_the_file_is_dropped(server, tmp_path):
     assert fetch.fetch(server.url, "file.bin", DIGEST[:8], tmp_path).read_bytes() == BODY
 
 
-def test_a_corrupted_file_is_an_error_and_removed(server, tmp_path):
+def test_a_corrupted_file_is_an_error_and_dropped(server, tmp_path):
     server.body = b"x" + BODY[1:]
-    with pytest.raises(ValueError, match=f"expected {DIGEST[:8]}"):
+    with pytest.raises(ValueError, match=f"its publisher says {DIGEST[:8]}.*dropped"):
         fetch.fetch(server.url, "file.bin", DIGEST[:8], tmp_path)
-    assert not (tmp_path / "file.bin").exists()
+    assert not list(tmp_path.glob("[a-z]*"))
     server.body = BODY
-    path = fetch.fetch(server.url, "file.bin", DIGEST[:8], tmp_path)
-    path.write_bytes(BODY[:-1] + b"x")  # damaged later: the record beside it tells
-    with pytest.raises(ValueError, match="removed"):
-        fetch.fetch(server.url, "file.bin", None, tmp_path)
+    assert fetch.fetch(server.url, "file.bin", DIGEST[:8], tmp_path).read_bytes() == BODY
 
 
 def test_an_unreachable_server_is_a_clear_error(tmp_path):
@@ -91,45 +60,104 @@ def test_an_unreachable_server_is_a_clear_error(tmp_path):
         fetch.fetch("http://127.0.0.1:9/file.bin", "file.bin", None, tmp_path)
 
 
-def test_weights_are_converted_and_read_without_pickle(server, tmp_path, monkeypatch):
+@pytest.fixture
+def toy(server, tmp_path, monkeypatch):
+    """The tensors of a network "toy", which the server has; the cache is empty."""
     monkeypatch.setenv("XAI_REPRO_CACHE", str(tmp_path / "cache"))
     state = {"features.denselayer1.norm.1.weight": torch.randn(3), "fc.weight": torch.randn(2, 3).T, "n": torch.tensor(7)}
     torch.save(state, tmp_path / "w.pth")
     server.body = (tmp_path / "w.pth").read_bytes()
     prefix = hashlib.sha256(server.body).hexdigest()[:8]
-    monkeypatch.setattr(fetch, "source", lambda name: (server.url, f"toy-{prefix}.pth", prefix))
+    monkeypatch.setattr(fetch, "source", lambda name: (server.url, f"toy-{prefix}.pth", prefix, len(server.body)))
     monkeypatch.setattr("xai_repro.models.imagenet.source", fetch.source)
+    return state
+
+
+def test_weights_are_converted_and_read_without_pickle(server, toy, tmp_path):
     with pytest.raises(FileNotFoundError) as missing:
-        imagenet_state_dict("toy")
-    for part in (str(tmp_path / "cache"), server.url, f"toy-{prefix}.pth", "data_scripts/fetch_weights.py toy"):
+        imagenet_file("toy")
+    _, file, *_ = fetch.source("toy")
+    for part in (str(tmp_path / "cache"), server.url, file, "data_scripts/fetch_weights.py toy"):
         assert part in str(missing.value)
 
     path = fetch.fetch_weights("toy")
-    assert [p.name for p in sorted(path.parent.glob("[a-z]*"))] == [f"toy-{prefix}.pth.sha256", path.name, f"{path.name}.sha256"]
-    loaded = imagenet_state_dict("toy")
+    assert [p.name for p in sorted(path.parent.glob("[a-z]*"))] == [f"{file}.sha256", path.name, f"{path.name}.sha256"]
+    assert fetch.fetch_weights("toy") == path and server.asked == [0]
+    loaded, _ = read_weights(imagenet_file("toy"))
     assert set(loaded) == {"features.denselayer1.norm1.weight", "fc.weight", "n"}
-    assert torch.equal(loaded["fc.weight"], state["fc.weight"])
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="removed"):
+    assert torch.equal(loaded["fc.weight"], toy["fc.weight"])
+
+
+def test_a_flipped_bit_is_noticed_when_weights_are_read(toy):
+    path = fetch.fetch_weights("toy")
+    damaged = bytearray(imagenet_file("toy").read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=f"{path} has SHA-256 .*fetch_weights.py toy"):
+        imagenet_file("toy")
+    with pytest.raises(ValueError, match="record beside it"):
+        read_weights(path)
+    with pytest.raises(ValueError, match=f"set aside as {path}.bad"):
+        fetch.fetch_weights("toy")
+    assert not path.exists() and path.with_name(f"{path.name}.bad").read_bytes() == damaged
+    assert read_weights(fetch.fetch_weights("toy"))
+
+
+def test_a_file_is_hashed_once_until_it_changes(toy, monkeypatch):
+    path = fetch.fetch_weights("toy")
+    imagenet_file("toy")
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: hashed.append(file.name) or digest(file, kind))
+    for _ in range(3):
+        read_weights(imagenet_file("toy"))
+    assert not hashed
+    (again := path.with_name("again")).write_bytes(path.read_bytes())
+    again.replace(path)
+    read_weights(imagenet_file("toy"))
+    assert len(hashed) == 1
+
+
+def test_weights_without_a_record_are_not_trusted(toy):
+    path = fetch.fetch_weights("toy")
+    path.with_name(f"{path.name}.sha256").unlink()
+    with pytest.raises(ValueError, match="no record"):
+        imagenet_file("toy")
+    with pytest.raises(ValueError, match=f"no record.*set aside as {path}.bad"):
         fetch.fetch_weights("toy")
 
 
-def test_code_in_a_weight_file_is_not_run(tmp_path):
-    import pickle
+def test_weights_put_there_by_hand_are_kept(server, toy):
+    _, file, *_ = fetch.source("toy")
+    fetch.cache_dir().mkdir()
+    (fetch.cache_dir() / file).write_bytes(server.body)
+    assert fetch.fetch_weights("toy").exists() and (fetch.cache_dir() / file).exists() and not server.asked
 
-    class Evil:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
 
-    torch.save({"x": Evil()}, tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError):
-        fetch.convert(tmp_path / "evil.pth", tmp_path / "evil.safetensors")
-    assert not (tmp_path / "ran").exists() and not (tmp_path / "evil.safetensors").exists()
+class Evil:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.mark.parametrize("what", ["code", "nested", "text", "list", "cut", "empty"])
+def test_what_is_not_tensors_alone_is_refused_and_no_code_is_run(what, tmp_path):
+    original = tmp_path / "evil.pth"
+    x = torch.ones(2)
+    held = {"code": {"x": Evil(tmp_path / "ran")}, "nested": {"model": {"x": x}}, "text": {"x": "y"}, "list": [x]}
+    torch.save(held.get(what, {"x": x}), original)
+    original.write_bytes(original.read_bytes()[: {"cut": 700, "empty": 0}.get(what)])
+    with pytest.raises(ValueError, match="evil.pth"):
+        fetch.convert(original, tmp_path / "evil.safetensors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.pth"]
 
 
 def test_the_papers_networks_have_a_source():
     for name in fetch.NETWORKS:
-        url, file, prefix = fetch.source(name)
-        assert url.startswith("https://") and url.endswith(file) and prefix in file
+        url, file, prefix, size = fetch.source(name)
+        assert url.startswith("https://") and url.endswith(file) and prefix in file and size > 3e7
+    assert abs(fetch.source("alexnet")[3] - 244_408_911) < 1000  # the file's bytes; torchvision states them in units of 2**20
     with pytest.raises(UnknownName, match="did you mean 'vgg16'"):
         fetch.source("vgg-16")

@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from xai_repro.data import load_data, normalize
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown, whole_number
 from xai_repro.models.zoo import EMBEDDED, build, for_inference, pick_device
+from xai_repro.store.files import record, sha256, writable
 
 EPOCHS = {"mini-birds": 14, "mini-scenes": 10}  # species differ in small parts: more images and more passes over them
 IMAGES = {"mini-birds": 12000, "mini-scenes": 8000}
+SEEDS = 10**15  # 1000 times as many, one for each epoch, are seeds for torch still
 BATCH = 64
 PEAK_RATE = 2e-3
 DECAY = 0.05
@@ -28,21 +30,23 @@ def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto"
     """Train an embedded model and write its weights; returns the metrics of evaluate_model on 1000 test images.
 
     model: "mini-vgg" or "mini-resnet"; data: "mini-birds" or "mini-scenes"; images: how many to train on;
-    out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory).
+    out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory); its SHA-256 is kept
+    beside it, so that damage is noticed when it is read.
     A run that was interrupted goes on from its last finished epoch when it is started again with the same arguments.
     Raises UnknownName for a model that is not embedded and for an unknown data set or device; ValueError for too few
-    epochs or images.
+    epochs or images and for another ending of out; OSError for a file that cannot be written.
     """
-    if model not in EMBEDDED:
+    if not isinstance(model, str) or model not in EMBEDDED:
         raise unknown("embedded model", model, EMBEDDED)
-    epochs = EPOCHS.get(data, 10) if epochs is None else epochs
-    images = IMAGES.get(data, 8000) if images is None else images
-    if epochs < 1 or images < 2:
-        raise ValueError(f"epochs {epochs}, images {images}: training takes at least one epoch and two images")
+    test = load_data(data)
+    epochs = whole_number("epochs", EPOCHS[data] if epochs is None else epochs)
+    images = whole_number("images", IMAGES[data] if images is None else images, least=2)
+    seed = whole_number("seed", seed, least=0, most=SEEDS)
     device = pick_device(device)
+    out = _target(out or f"{model}--{data}.safetensors")
     pictures = load_data(data, "train", limit=images)
-    out = Path(out or f"{model}--{data}.safetensors")
-    checkpoint = out.with_name(f"{out.stem}-{pictures.fingerprint}-{seed}-{epochs}-{images}.part")
+    images = len(pictures)  # no more than there are
+    checkpoint = out.with_name(f"{out.stem}-{model}-{pictures.fingerprint}-{seed}-{epochs}-{images}.part")
 
     net = build(model, len(pictures.classes), seed).to(device, memory_format=torch.channels_last)
     x, y = _draw(pictures, progress)
@@ -58,15 +62,24 @@ def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto"
         _write(checkpoint, lambda path: torch.save(reached, path))
 
     net = for_inference(net).half().float()  # measured as it is shipped, in half precision
-    metrics = evaluate_model(net, load_data(data, "test"))
+    metrics = evaluate_model(net, test)
     facts = {"model": model, "data": data, "seed": seed, "epochs": epochs, "images": images,
              "classes": json.dumps(pictures.classes), "multi_label": pictures.multi_label,
              "headroom": 1 - metrics["median_top1_probability"], **metrics}
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
     tensors = {k: v.contiguous() for k, v in tensors.items()}
+    Path(f"{out}.sha256").unlink(missing_ok=True)  # of what is replaced now
     _write(out, lambda path: path.write_bytes(save(tensors, {k: str(v) for k, v in facts.items()})))
+    record(out, sha256(out))
     checkpoint.unlink(missing_ok=True)
     return metrics
+
+
+def _target(out):
+    """The path to write to, refused before the work begins rather than after it."""
+    if Path(out).suffix != ".safetensors":
+        raise ValueError(f"{out} does not end in .safetensors, by which load_model knows weights")
+    return writable(out)
 
 
 @torch.inference_mode()
@@ -76,7 +89,7 @@ def evaluate_model(model, data, limit=1000):
     Returns accuracy, or mean_average_precision where an image has several labels; median_top1_probability and
     quantiles (5, 25, 50, 75, 95 %) of the largest probability (softmax, or sigmoid for several labels); n images.
     """
-    data = data[:limit]
+    data = data if limit is None else data[: whole_number("limit", limit)]
     device = next(model.parameters()).device
     logits, truth = [], []
     for samples in DataLoader(data, 100, collate_fn=list):
@@ -102,7 +115,7 @@ def _mean_average_precision(scores, truth):
 def _draw(data, progress):
     """All pictures, uint8 [N, 3, H, W], and their labels as zeros and ones, float [N, C]; drawn on every core."""
     bundles = [range(i, min(i + 100, len(data))) for i in range(0, len(data), 100)]
-    loader = DataLoader(_Bundles(data, bundles), batch_size=None, num_workers=os.cpu_count() or 1)
+    loader = DataLoader(_Bundles(data, bundles), batch_size=None, num_workers=min(len(bundles), os.cpu_count() or 1))
     bundles = list(tqdm(loader, f"draw {len(data)} images", unit="bundle", leave=False, disable=not progress))
     pixels = torch.cat([pixels for pixels, _ in bundles]).permute(0, 3, 1, 2)
     return pixels.contiguous(memory_format=torch.channels_last), torch.cat([truth for _, truth in bundles])
@@ -184,7 +197,10 @@ def _resume(checkpoint, state):
     """Load the last finished epoch into the named states; returns the epoch to go on with, 0 where there is none."""
     if not checkpoint.exists():
         return 0
-    saved = torch.load(checkpoint, weights_only=True)
+    try:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise anything
+        raise ValueError(f"{checkpoint} is damaged; remove it to train from the start ({short(str(error))})") from error
     for name, part in state.items():
         part.load_state_dict(saved[name])
     return saved["epoch"]

@@ -1,12 +1,10 @@
 """Models by name: mini-vgg and mini-resnet with shipped weights, and torchvision's classification models."""
 
-import json
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import safe_open
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import transforms as T
@@ -15,6 +13,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from xai_repro.data import MEAN, STD, load_data
 from xai_repro.errors import unknown
+from xai_repro.models.reading import fill, read_classes, read_weights
 
 SHIPPED = Path(__file__).parent / "weights"
 INPUT_SIZE = 96
@@ -105,11 +104,13 @@ def load_model(name, weights=None, device="auto"):
     weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file.
     device: "auto" (a GPU if there is one), or what torch.device takes.
     The module carries name, classes (names or None), multi_label, input_size (pixels) and fingerprint (of the weights).
-    Raises UnknownName for a name, weights or device that does not exist; ValueError for a file of another model.
+    Raises UnknownName for a name, weights or device that does not exist; FileNotFoundError for a file that does not;
+    ValueError for a file that is damaged or of another model.
     """
-    if name not in model_names():
+    if not isinstance(name, str) or name not in model_names():
         raise unknown("model", name, model_names())
     device = pick_device(device)
+    weights = None if weights is None else str(weights)  # so that what is neither a name nor a path is named in the error
     model = _load_embedded(name, weights) if name in EMBEDDED else _load_torchvision(name, weights)
     model.name = name
     model.fingerprint = fingerprint(model)
@@ -120,13 +121,13 @@ def _load_embedded(name, weights):
     if weights == "random":
         model = for_inference(build(name, len(load_data("mini-birds").classes)))
         return _describe(model, load_data("mini-birds").classes, False, INPUT_SIZE)
-    state, facts = read_weights(_weights_file(name, weights))
-    if facts.get("model") != name:
-        raise ValueError(f"{weights} holds weights of {facts.get('model', 'an unknown model')}, not of {name}")
-    classes = tuple(json.loads(facts["classes"]))
+    path = _weights_file(name, weights)
+    state, facts = read_weights(path)
+    _check_model(path, facts.get("model", "an unknown model"), name)
+    classes, multi_label = read_classes(path, facts)
     model = for_inference(build(name, len(classes)))
-    model.load_state_dict(state)
-    return _describe(model, classes, facts["multi_label"] == "True", INPUT_SIZE)
+    fill(model, state, path)
+    return _describe(model, classes, multi_label, INPUT_SIZE)
 
 
 def _load_torchvision(name, weights):
@@ -136,15 +137,24 @@ def _load_torchvision(name, weights):
     published = _published(name)
     classes = None
     if weights == "imagenet":
-        from xai_repro.models.imagenet import imagenet_state_dict  # reads the folder of fetched files: only where it is asked for
+        from xai_repro.models.imagenet import imagenet_file  # needs what fetches files: only where it is asked for
 
-        model.load_state_dict(imagenet_state_dict(name))
+        path = imagenet_file(name)
+        fill(model, read_weights(path)[0], path)
         classes = tuple(published.meta["categories"])
         if hasattr(model, "transform_input"):  # Inception and GoogLeNet were trained on another scaling and undo ours
             model.transform_input = True
     elif weights is not None:
-        model.load_state_dict(read_weights(_existing(weights, ["imagenet"]))[0])
+        path = _existing(weights, ["imagenet"])
+        state, facts = read_weights(path)
+        _check_model(path, facts.get("model", name), name)
+        fill(model, state, path)
     return _describe(model, classes, False, published.transforms().crop_size[0])
+
+
+def _check_model(path, found, name):
+    if found != name:
+        raise ValueError(f"{path} holds weights of {found}, not of {name}")
 
 
 def _published(name):
@@ -172,14 +182,6 @@ def _existing(weights, names):
     return path
 
 
-def read_weights(path):
-    """Read a .safetensors file: (state dict with float tensors in float32, metadata as str -> str)."""
-    with safe_open(path, framework="pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}
-        facts = file.metadata() or {}
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}, facts
-
-
 def fingerprint(model):
     """The first 12 hexadecimal digits of the SHA-256 of a model's parameters and buffers."""
     digest = sha256()
@@ -195,9 +197,9 @@ def pick_device(device="auto"):
     possible += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if str(device) not in possible:
         raise unknown("device", device, possible)
-    if device == "auto":
+    if str(device) == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    return torch.device(str(device))
 
 
 def transform(model):
