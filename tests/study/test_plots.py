@@ -134,3 +134,42 @@ def test_boxes_are_outlined_in_every_row(two_images):
 def test_show_writes_what_it_displays(two_images, tmp_path):
     shown = plots.show(plots.strip(two_images, maps("grad-cam")["grad-cam"]), tmp_path / "new" / "strip.png")
     assert shown.data == (tmp_path / "new" / "strip.png").read_bytes()
+
+
+def test_nothing_at_all_is_a_figure_that_says_so(two_images, tmp_path):
+    none, flat, table = two_images[:0], torch.zeros(0, 12, 16), tables.summary(table7(LIFT, spread=0.1))
+    timed = pd.DataFrame(columns=["model", "size", "method", "ours", "cost model", "paper"])
+    empty = [
+        plots.panel(none, {"cam": flat}), plots.panel(none, {}), plots.strip(none, flat), plots.boxes(two_images, {}, []),
+        plots.boxes(none, {"all": []}, []), plots.contact_sheet([], []),
+    ]  # fmt: skip
+    for figure in [*empty, plots.curves({}), plots.curves({}, log=True), plots.bars(table[:0]), plots.ratios(timed)]:
+        assert plots.save(figure, tmp_path / "a.png").stat().st_size
+    assert all(figure.texts[0].get_text() == "nothing to show" for figure in empty)
+
+
+def test_one_image_and_one_value_are_enough(two_images, tmp_path):
+    one, flat = two_images[:1], torch.zeros(1, 12, 16)
+    timed = pd.DataFrame({"model": ["a"], "size": [1], "method": ["m"], "ours": [np.nan], "cost model": [np.nan], "paper": [np.nan]})
+    figures = [
+        plots.panel(one, {}), plots.panel(one, {"cam": flat}, signed=["cam"]), plots.strip(one, flat), plots.ratios(timed),
+        plots.boxes(one, {"all": [torch.zeros(0, 4)]}, [torch.zeros(0, 4)]), plots.curves({"a": [1.0]}, log=True),
+        plots.curves({"a": [0, 0]}, log=True), plots.curves({"a": [np.nan] * 3}, log=True), plots.curves({"a": []}),
+    ]  # fmt: skip
+    for figure in figures:
+        assert plots.save(figure, tmp_path / "a.png").stat().st_size
+
+
+def test_maps_without_bounds_are_drawn_without_a_warning(two_images, tmp_path, recwarn):
+    stack = maps("cam")["cam"] * float("inf")
+    for signed in ([], ["cam"]):
+        plots.save(plots.panel(two_images, {"cam": stack}, signed=signed), tmp_path / "a.png")
+    assert not recwarn.list
+
+
+def test_titles_are_no_formulas_and_fit_their_row(two_images, tmp_path):
+    long = "$\\bad$ " + "n" * 60
+    figure = plots.panel(two_images, {"$x_$": maps("cam")["cam"]}, titles=["$a$ $b", f"{long}\nwren"])
+    plots.save(figure, tmp_path / "a.svg")
+    first, second = (figure.axes[place].yaxis.label for place in (0, 2))
+    assert first.get_text() == "$a$ $b" and first.get_fontsize() == 10 > second.get_fontsize()

@@ -106,7 +106,7 @@ def write(table, folder):
     return plots.save(figure(table), folder / "bench.svg")
 
 
-@plots._styled
+@plots.styled
 def figure(table):
     """How many times as long a peer takes as ours: one panel per network, one line per task, one marker per peer.
 

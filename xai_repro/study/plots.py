@@ -1,5 +1,6 @@
 """Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written but by `save`."""
 
+from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,18 +36,18 @@ WIDTH = 7
 GREY = np.array([0.299, 0.587, 0.114])
 
 
-def _styled(figure):
+def styled(figure):
     """Draw a figure under this module's style and leave matplotlib's own settings alone."""
 
+    @wraps(figure)
     def wrapped(*arguments, **options):
         with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
             return figure(*arguments, **options)
 
-    wrapped.__name__, wrapped.__doc__, wrapped.__wrapped__ = figure.__name__, figure.__doc__, figure
     return wrapped
 
 
-@_styled
+@styled
 def panel(images, maps, titles=None, signed=()):
     """Images and their maps: one row per image, the image first, then one labelled column per method.
 
@@ -64,6 +65,8 @@ def panel(images, maps, titles=None, signed=()):
         raise ValueError(f"{len(titles)} titles for {rows} images")
     if missing := [label for label in signed if label not in maps]:
         raise ValueError(f"signed names no map: {', '.join(missing)}; possible: {', '.join(maps)}")
+    if not rows:
+        return _nothing()
     colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     grey = colours @ GREY
     columns = 1 + len(maps)
@@ -76,10 +79,12 @@ def panel(images, maps, titles=None, signed=()):
         sns.despine(ax=axis, left=True, bottom=True)
         label = ["image", *maps][column]
         if row == 0:
-            axis.set_title(label.replace("-", "-\u200b"), fontsize=_fitting(label, tile))
+            axis.set_title(label.replace("-", "-\u200b"), fontsize=_fitting(label, tile), parse_math=False)
         if column == 0:
             axis.imshow(colours[row])
-            axis.set_ylabel(titles[row] if titles is not None else "", fontsize=10)
+            title = titles[row] if titles is not None else ""
+            size = min(10, _fitting(max(title.splitlines() or [""], key=len), tile * height / width))
+            axis.set_ylabel(title, fontsize=size, parse_math=False)  # a `$` in the name of a file is a `$`
         else:
             _draw_map(axis, grey[row], maps[label][row], label in signed)
     return figure
@@ -97,9 +102,11 @@ def families(maps, most=6):
             yield f"{family}{part}", {name: group[name] for name in names[start : start + most]}
 
 
-@_styled
+@styled
 def strip(images, maps, signed=False):
     """Images above, the maps of one method below: images [B,3,H,W] as the models take them, maps [B,H,W]."""
+    if not len(images):
+        return _nothing()
     figure = Figure(figsize=(WIDTH, 2 * WIDTH / len(images) + 0.1), layout="constrained")
     colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     for column, axes in enumerate(figure.subplots(2, len(images), squeeze=False).T):
@@ -110,9 +117,11 @@ def strip(images, maps, signed=False):
     return figure
 
 
-@_styled
+@styled
 def contact_sheet(samples, titles, columns=4):
     """Samples with their titles, the outline of what is annotated drawn over a second copy of each."""
+    if not len(samples):
+        return _nothing()
     rows = -(-len(samples) // columns)
     figure = Figure(figsize=(WIDTH, rows * (2 * WIDTH / columns + 0.35)), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
@@ -128,8 +137,15 @@ def contact_sheet(samples, titles, columns=4):
     return figure
 
 
+def _nothing():
+    """The figure without images: it says so, and a table that has turned out empty stops no page."""
+    figure = Figure(figsize=(WIDTH, 0.5))
+    figure.text(0.5, 0.5, "nothing to show", ha="center", va="center", color="0.4")
+    return figure
+
+
 def _draw_map(axis, grey, values, signed):
-    values = torch.as_tensor(values).detach().cpu().float().nan_to_num().numpy()
+    values = torch.as_tensor(values).detach().cpu().float().nan_to_num().double().numpy()  # room for the span of the largest
     if signed:
         bound = np.abs(values).max() or 1
         axis.imshow(values, cmap=DIVERGING, vmin=-bound, vmax=bound)
@@ -142,17 +158,19 @@ def _draw_map(axis, grey, values, signed):
 
 
 def _fitting(label, inches):
-    """Font size at which a label of one line fits a column, between 7 and 12 points."""
+    """Font size at which a line fits into so many inches, between 7 and 12 points."""
     return float(np.clip(inches * 72 / (0.58 * max(len(label), 1)), 7, 12))
 
 
-@_styled
+@styled
 def boxes(images, proposed, true):
     """Images with their true boxes in white and proposed ones in colour, one row per way of proposing.
 
     images: [B,3,H,W] as the models take them. proposed: label -> a list of boxes [N,4] (x0, y0, x1, y1; half-open) per image;
     true: such a list.
     """
+    if not proposed or not len(images):
+        return _nothing()
     figure = Figure(figsize=(WIDTH, len(proposed) * (WIDTH / len(images) + 0.3)), layout="constrained")
     colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     for number, ((label, found), axes) in enumerate(zip(proposed.items(), figure.subplots(len(proposed), len(images), squeeze=False))):
@@ -171,7 +189,7 @@ def _outline(axis, boxes, colour, width):
         axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
 
 
-@_styled
+@styled
 def ratios(compared):
     """Times as multiples of Grad-CAM's on a logarithmic axis: measured, by the cost model, and the paper's, one panel per setting.
 
@@ -184,16 +202,18 @@ def ratios(compared):
         for number, column in enumerate(("ours", "cost model", "paper")):
             places = [methods.index(method) for method in part["method"]]
             axis.plot(part[column], places, MARKERS[number], color=COLOURS[number], markersize=7, label=column, alpha=0.85)
-        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5), xscale="log")
+        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+        axis.set(xscale=_scale(part[["ours", "cost model", "paper"]]))
         axis.set_title(f"{model}, {size} px", fontsize=11, loc="left")
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
-    axes[0].legend(frameon=False, fontsize=9, loc="upper right")
+    if parts:
+        axes[0].legend(frameon=False, fontsize=9, loc="upper right")
     figure.supxlabel("time / Grad-CAM's time", fontsize=11)
     return figure
 
 
-@_styled
+@styled
 def bars(summarised):
     """Means with 95 % intervals: one panel per metric, one line per method, the best in colour.
 
@@ -223,7 +243,7 @@ def bars(summarised):
     return figure
 
 
-@_styled
+@styled
 def ranks(compared):
     """The paper's rank of each method against ours, one panel per group; on the diagonal both agree.
 
@@ -249,7 +269,7 @@ def ranks(compared):
     return figure
 
 
-@_styled
+@styled
 def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
     """Curves on common axes, told apart by colour and by marker.
 
@@ -270,12 +290,19 @@ def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
             axis.fill_between(places, *np.asarray(bands[label], float), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if log:
-        axis.set(xscale="log", yscale="log")
+        across, up = (np.concatenate([[], *(line.get_data()[side] for line in axis.lines)]) for side in (0, 1))
+        axis.set(xscale=_scale(across), yscale=_scale(up))
     elif x is not None and len(x) <= 10:
         axis.set_xticks(x)  # few places: each is named, and none in between
     axis.grid(color="0.9")
-    axis.legend(frameon=False, fontsize=10)
+    if lines:
+        axis.legend(frameon=False, fontsize=10)
     return figure
+
+
+def _scale(values):
+    """Logarithmic, unless no value is positive: matplotlib refuses to draw such an axis."""
+    return "log" if (np.asarray(values, float) > 0).any() else "linear"
 
 
 def _grid(panels, height):
