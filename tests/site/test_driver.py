@@ -4,14 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
-import nbformat
 import pytest
 from toy_notebooks import write
 
 from xai_repro.errors import UnknownName
-from xai_repro.site import book, driver
+from xai_repro.site import driver
 from xai_repro.site.execute import check, inspect
 from xai_repro.store import progress
 
@@ -22,13 +22,6 @@ log.parent.mkdir(exist_ok=True)
 log.open('a').write('run\\n')
 print(profile)
 """
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty project, worked in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def runs(folder, name):
@@ -53,23 +46,37 @@ def test_parameters_are_checked_before_anything_runs(here):
     assert not (here / "results").exists()
 
 
-def test_a_notebook_needs_its_parameters_cell(here):
-    path = write(here / "notebooks", "10_toy")
-    broken = nbformat.read(path, 4)
-    broken.cells[1].source = "profile: str = 'mini'"
-    nbformat.write(broken, path)
-    with pytest.raises(ValueError, match="no parameter results"):
-        driver.run()
-
-
 def test_names_numbers_and_patterns_choose_notebooks(here):
     for name in ("00_a", "10_b", "11_c"):
         write(here / "notebooks", name)
     stems = lambda *names: [p.stem for p in driver.select(names)]  # noqa: E731
     assert stems("10") == stems("notebooks/10_b.ipynb") == stems("*_b") == ["10_b"]
     assert stems("1*", "00_a") == ["00_a", "10_b", "11_c"] == [p.stem for p in driver.select()]
+    assert [p.stem for p in driver.select(10)] == [p.stem for p in driver.select("10")] == ["10_b"]
     with pytest.raises(FileNotFoundError, match="no notebooks in elsewhere"):
         driver.select(folder="elsewhere")
+
+
+def test_arguments_of_a_wrong_kind_are_told(here):
+    write(here / "notebooks", "10_a")
+    for wrong, why in [
+        ({"profile": 3}, "profile is 3"), ({"profile": ["mini"]}, "a text is needed"), ({"results": 3}, "results is 3"),
+        ({"folder": 3}, "folder is 3"), ({"parameters": "n=3"}, "a dictionary is needed"), ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": 1.5}, "jobs is 1.5"), ({"jobs": -1}, "jobs is -1"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            driver.run(**wrong)
+    (here / "results").touch()
+    with pytest.raises(OSError, match="results is a file"):
+        driver.run(profile="smoke")
+    assert not (here / "3").exists()
+
+
+def test_what_progress_says_is_shown_or_nothing_is(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "torn").write_bytes(b"maps \xff 3/9\n" * 100)
+    assert progress.said(tmp_path / "folder") == progress.said(tmp_path / "none") == ""
+    assert progress.said(tmp_path / "torn").startswith("maps \ufffd 3/9 maps") and len(progress.said(tmp_path / "torn")) == 80
 
 
 def test_progress_goes_to_the_file_that_the_driver_names(tmp_path, monkeypatch, capsys):
@@ -105,6 +112,49 @@ def test_only_what_changed_runs_again(here, capsys):
     assert (runs(here, "10_a"), runs(here, "90_sum")) == (2, 2)
     (here / "results/smoke/10_a/runs.csv").unlink()
     assert driver.run("10", profile="smoke", parameters={"n": 4}) and runs(here, "10_a") == 1  # what it wrote was gone
+
+
+@pytest.mark.slow
+def test_what_was_altered_by_hand_is_made_again(here):
+    table = "from pathlib import Path; Path(results, '{0}').mkdir(exist_ok=True); Path(results, '{0}/t.csv').write_text('0.25')"
+    for name in ("10_a", "10_a_b"):
+        write(here / "notebooks", name, table.format(name), "print(0.25)")
+    executed, written = here / "results/smoke/notebooks/10_a.ipynb", here / "results/smoke/10_a/t.csv"
+    assert driver.run(profile="smoke")
+    first = executed.read_text()
+    before = written.stat()
+    written.write_text("0.75")
+    os.utime(written, ns=(before.st_atime_ns, before.st_mtime_ns))  # as long as it was, and as old
+    other = (here / "results/smoke/notebooks/10_a_b.ipynb").read_text()
+    assert driver.run(profile="smoke") and written.read_text() == "0.25"
+    assert (here / "results/smoke/notebooks/10_a_b.ipynb").read_text() == other
+    second = executed.read_text()
+    assert second != first  # it ran again
+    executed.write_text(second.replace("0.25", "0.75"))
+    assert driver.run(profile="smoke") and "0.75" not in executed.read_text()
+    third = executed.read_text()
+    os.utime(executed)
+    assert driver.run(profile="smoke") and executed.read_text() == third
+
+
+@pytest.mark.slow
+def test_a_source_edited_while_it_runs_is_run_again(here):
+    edit = "p = '../../../notebooks/10_a.ipynb'; s = open(p).read(); open(p, 'w').write(s.replace(str(111), str(2 * 111)))"
+    write(here / "notebooks", "10_a", "print(111)", edit)
+    executed = here / "results/smoke/notebooks/10_a.ipynb"
+    assert driver.run(profile="smoke") and "print(222)" not in executed.read_text()
+    assert driver.run(profile="smoke") and "print(222)" in executed.read_text()
+
+
+@pytest.mark.slow
+def test_a_run_leaves_alone_what_others_have_in_the_temporary_folder(here, monkeypatch):
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        os.makedirs(f"{folder}/xai-repro-999999-notes/thesis")  # no process has this number
+        write(here / "notebooks", "10_a")
+        assert driver.run(profile="smoke")
+        assert sorted(os.listdir(folder)) == [f"xai-repro-{os.getuid()}", "xai-repro-999999-notes"]
+        assert os.listdir(f"{folder}/xai-repro-{os.getuid()}") == ["lock"]
 
 
 @pytest.mark.slow
@@ -146,10 +196,13 @@ def test_a_killed_run_is_started_again_and_repeats_only_what_was_under_way(here)
     process.send_signal(signal.SIGKILL)
     process.wait()
     (here / "results/smoke/notebooks/left.ipynb.part").write_text("{")
+    half = here / "results/smoke/10_a/rows.parquet.12345678.tmp"
+    half.touch()
+    os.utime(half, (time.time() - 7200,) * 2)
     (here / "results/smoke/go").touch()
     assert driver.run(profile="smoke", jobs=1)
     assert runs(here, "10_a") == 1 and runs(here, "11_slow") == 2
-    assert not list(here.rglob("*.part"))
+    assert not list(here.rglob("*.part")) and not half.exists()
     time.sleep(3)
     ours = [line for line in _processes() if str(here) in line]
     assert not ours, "worker or kernel of the killed run is still there"
@@ -172,47 +225,3 @@ def test_two_runs_at_once_take_turns(here):
     command = [sys.executable, "-m", "xai_repro.cli", "run", "--profile", "smoke"]
     both = [subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [p.wait(120) for p in both] == [0, 0] and runs(here, "10_a") == 1
-
-
-def test_the_book_names_the_command_for_a_notebook_that_was_not_run(here):
-    write(here / "notebooks", "10_a")
-    with pytest.raises(FileNotFoundError, match="xai-repro run 10_a --profile smoke"):
-        book.book("smoke")
-
-
-def test_a_page_says_its_profile_and_hides_what_was_injected():
-    cells = [
-        nbformat.v4.new_markdown_cell("# Title"),
-        nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["injected-parameters"]}),
-    ]
-    run = {
-        "parameters": {"profile": "smoke", "results": "..", "n": 1},
-        "end_time": "2026-01-02T03:04:05",
-        "input_path": "/a/b.ipynb",
-    }
-    page = book.page(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": run}))
-    assert page.cells[1].source == "*Profile `smoke`, run on 2026-01-02, with `n` = `1`.*"
-    assert "remove-cell" in page.cells[2].metadata.tags and "papermill" not in page.metadata
-    nbformat.validate(page)
-
-
-@pytest.mark.slow
-def test_the_book_is_built_once_and_its_warnings_are_errors(here, capfd):
-    write(here / "notebooks", "10_a", "print(profile)")
-    assert driver.run(profile="smoke")
-    pages = here / "book"
-    pages.mkdir()
-    (pages / "_config.yml").write_text("title: toy\nexecute: {execute_notebooks: 'off'}\n")
-    (pages / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: notebooks/10_a}]\n")
-    table = "```{csv-table}\n:file: results/published/clam_1.csv\n:header-rows: 1\n```\n"
-    (pages / "index.md").write_text(f"# Toy\n\n{{doc}}`nowhere`\n\n{table}")
-    assert not book.book("smoke")
-    said = capfd.readouterr().err
-    assert "nowhere" in said and "WARNING" in said and "book.log" in said
-    (pages / "index.md").write_text(f"# Toy\n\n{table}")
-    assert book.book("smoke")
-    said = capfd.readouterr()
-    assert (
-        f"Open {(here / 'build/html/index.html').as_uri()}" in said.out and ".5550" in (here / "build/html/index.html").read_text()
-    )
-    assert book.book("smoke") and capfd.readouterr().err == ""

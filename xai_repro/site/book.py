@@ -5,46 +5,54 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 
+from xai_repro.errors import like
 from xai_repro.published import papers, published
+from xai_repro.site import places
 from xai_repro.site.driver import select
-from xai_repro.site.pipeline import all_exist, lock, make, problem, settings_are
+from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
 from xai_repro.study.profiles import profile as settings
 
+MARK = ".xai-repro-book"  # stands in a folder that sites are built in: nothing is replaced where it does not
 _FILES = (".csv", ".svg", ".png")  # of what notebooks write, the part that pages show
+_UNFINISHED = ".building-"
 
 
 def book(profile="mini", results="results", out="build", folder="notebooks", pages="book"):
     """Build the site from the executed notebooks of a profile and print where to open it; returns True if it was built.
 
-    results: folder the notebooks were run into. out: folder to build in; the site is out/html. pages: the prose and the
-    settings. A warning of the builder is an error. Nothing is built when nothing has changed. Raises FileNotFoundError,
-    naming the command to run, for a notebook that has not been executed; UnknownName for a profile that does not exist.
+    results: folder the notebooks were run into. out: folder to build in, a new or an empty one or that of an earlier site;
+    the site is out/html. pages: the prose and the settings. A warning of the builder is an error. Nothing is built when
+    nothing has changed. Raises FileNotFoundError, naming the command to run, for a notebook that has not been executed;
+    UnknownName for a profile that does not exist; ValueError for an argument of a wrong kind and for an `out` that holds
+    something else; OSError where nothing can be written.
     """
-    settings(profile)
-    place, out, pages = Path(results) / profile, Path(out), Path(pages)
+    settings(like("profile", profile, "mini"))
+    results, out, pages = places.path("results", results), places.path("out", out), places.path("pages", pages)
+    place = results / profile
     notebooks = [place / "notebooks" / path.name for path in select(None, folder)]
     missing = [path.stem for path in notebooks if not path.exists()]
     if missing:
         command = f"xai-repro run {' '.join(missing)} --profile {profile} --results {results}"
         raise FileNotFoundError(f"not executed with profile {profile}: {', '.join(missing)}; run: {command}")
-    out.mkdir(parents=True, exist_ok=True)
-    written = [p for p in sorted(place.glob("[0-9]*/**/*")) if p.suffix in _FILES]
-    sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *written]
+    _claim(out, [pages, Path(folder), place])
+    wanted = [p for p in sorted(place.glob("[0-9]*/**/*")) if p.suffix in _FILES]
+    sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *wanted]
     index = out / "html" / "index.html"
+    same = {"profile": profile, "printed": published().to_csv(), "builder": Path(__file__).read_text(encoding="utf-8")}
     task = {
         "name": "book",
         "actions": [(_build, [pages, notebooks, place, out])],
         "file_dep": [str(p) for p in sources],
         "targets": [str(index)],
-        "uptodate": [
-            settings_are({"profile": profile, "printed": published().to_csv(), "builder": Path(__file__).read_text()}),
-            all_exist,
-        ],
+        "uptodate": [settings_are(same), unchanged],
     }
     with lock(out):
+        for left in out.glob(f"{_UNFINISHED}*"):  # of a killed build: there is no other while the folder is locked
+            shutil.rmtree(left)
         failed, _ = make([task], out / ".doit.db")
     for why in failed.values():
         print(why, file=sys.stderr)
@@ -53,12 +61,39 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
     return not failed
 
 
+def _claim(out, sources):
+    """Make the folder and mark it as one for sites, unless it holds something else or what the site is made from."""
+    for source in sources:
+        ours, theirs = out.resolve(), source.resolve()
+        if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+            raise ValueError(f"the site cannot be built in {out}: it is made from what is in {source}")
+    places.writable(out, folder=True)
+    mark = out / MARK
+    if not mark.exists() and out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something other than a site of xai-repro: name a new folder, or remove this one")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
 def _build(pages, notebooks, place, out):
-    """One fresh build (an incremental one would keep quiet about the warnings of unchanged pages)."""
+    """One fresh build (an incremental one would keep quiet about the warnings of unchanged pages); the old site goes last."""
     print(f"book: building from {place}", file=sys.stderr, flush=True)
-    source, site, log = out / "book", out / "site", out / "book.log"
-    for old in (source, site):
-        shutil.rmtree(old, ignore_errors=True)
+    html, log = out / "html", out / "book.log"
+    with TemporaryDirectory(prefix=_UNFINISHED, dir=out.resolve()) as new:
+        source, site = Path(new, "book"), Path(new, "site")
+        _gather(source, pages, notebooks, place)
+        if _sphinx(source, site, log):
+            lines = log.read_text(errors="replace").replace(f"{source}/", "").splitlines()
+            said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
+            return problem("\n".join([f"book: not built; the whole log is {log}", *said]))
+        if os.path.lexists(html):
+            os.replace(html, Path(new, "old"))
+        os.replace(site / "_build" / "html", html)
+    return written(p for p in html.rglob("*") if p.is_file())
+
+
+def _gather(source, pages, notebooks, place):
+    """All that the builder reads, in one folder."""
     shutil.copytree(pages, source)
     (source / "notebooks").mkdir(exist_ok=True)
     for path in notebooks:
@@ -69,20 +104,16 @@ def _build(pages, notebooks, place, out):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
     _printed_tables(source / "results" / "published")
+
+
+def _sphinx(source, site, log):
+    """The builder's exit code; warnings are errors, and what it says is in the log."""
     with open(log, "w") as text:
-        code = subprocess.run(
+        return subprocess.run(
             [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", site,
              "-W", "--keep-going", "-n", "-q"],
             stdout=text, stderr=subprocess.STDOUT, env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
         ).returncode  # fmt: skip
-    if code:
-        lines = log.read_text(errors="replace").splitlines()
-        said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
-        return problem("\n".join([f"book: not built; the whole log is {log}", *said]))
-    html = out / "html"
-    shutil.rmtree(html, ignore_errors=True)
-    os.replace(site / "_build" / "html", html)
-    shutil.rmtree(site, ignore_errors=True)
 
 
 def page(notebook):

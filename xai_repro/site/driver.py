@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,10 +12,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from xai_repro.errors import unknown
+from xai_repro.errors import like, unknown, whole_number
+from xai_repro.site import places
 from xai_repro.site.execute import check, inspect
-from xai_repro.site.pipeline import all_exist, lock, make, problem, settings_are
-from xai_repro.store.progress import FILE
+from xai_repro.site.pipeline import digest, lock, make, problem, settings_are, unchanged, written
+from xai_repro.store import progress
 from xai_repro.study.profiles import profile as settings
 
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
@@ -33,25 +33,26 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
 
     Written under results/<profile>/: `notebooks/` the executed copies, `logs/` one log per notebook and the partly
     executed copy of one that failed, and whatever the notebooks write themselves. A notebook is current when its
-    source, its parameters and the library are as they were and what it wrote is still there. A killed run is simply
-    started again.
+    source, its parameters, the library and every file it wrote are as they were. A killed run is simply started again.
 
     Raises UnknownName for a notebook, profile or parameter that does not exist, TypeError for a parameter of another
-    type than annotated, and does so before anything runs.
+    type than annotated, ValueError for any other argument of a wrong kind, OSError where results cannot be written, all
+    of it before anything runs.
     """
-    settings(profile)
-    parameters = dict(parameters or {})
+    settings(like("profile", profile, "mini"))
+    parameters = dict(like("parameters", parameters or {}, {}))
+    place = places.path("results", results) / profile
     chosen = select(notebooks, folder)
     for path in chosen:
         check(path, inspect(path), parameters)
-    jobs = _positive(jobs, "jobs") or min(_cores(), len(chosen))
-    place = Path(results) / profile
+    jobs = min(_cores(), len(chosen)) if jobs is None else whole_number("jobs", jobs)
     for name in ("notebooks", "logs"):
+        places.writable(place / name, folder=True)
         (place / name).mkdir(parents=True, exist_ok=True)
-    with lock(place):
+    with lock(place), places.private() as sockets:
         _sweep(place)
-        library = library_hash()
-        tasks = [_task(path, place, profile, parameters, jobs, chosen, folder, library) for path in chosen]
+        library, environment = library_hash(), _environment(jobs, sockets)
+        tasks = [_task(path, place, profile, parameters, chosen, folder, library, environment) for path in chosen]
         failed, done = make(tasks, place / ".doit.db", jobs)
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
@@ -65,13 +66,13 @@ def select(names=None, folder="notebooks"):
 
     Raises UnknownName with the nearest match, FileNotFoundError when the folder holds no notebook.
     """
-    found = sorted(path for path in Path(folder).glob("[0-9]*_*.ipynb"))
+    found = sorted(path for path in places.path("folder", folder).glob("[0-9]*_*.ipynb"))
     if not found:
         raise FileNotFoundError(f"no notebooks in {folder}/: run this in the folder that holds the project")
     if names is None:
         return found
     chosen = set()
-    for name in [names] if isinstance(names, str) else names:
+    for name in names if isinstance(names, (list, tuple, set)) else [names]:
         stem = Path(str(name)).name.removesuffix(".ipynb")
         matching = {p for p in found if fnmatchcase(p.stem, stem) or p.stem.split("_")[0] == stem}
         if not matching:
@@ -80,59 +81,75 @@ def select(names=None, folder="notebooks"):
     return sorted(chosen)
 
 
-def _task(path, place, profile, parameters, jobs, chosen, folder, library):
+def _environment(jobs, sockets):
+    """What the processes of the notebooks find in their environment: their share of the cores, a place for sockets."""
+    threads = str(max(1, _cores() // jobs))
+    shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return shared | os.environ | {"JUPYTER_RUNTIME_DIR": str(sockets), "JUPYTER_PLATFORM_DIRS": "1"}
+
+
+def _task(path, place, profile, parameters, chosen, folder, library, environment):
     """What doit needs to know of one notebook."""
     name, copies = path.stem, place / "notebooks"
     depends = [path]
     if name.startswith(SUMMARIES):
         others = [p for p in select(None, folder) if not p.stem.startswith(SUMMARIES)]
         depends += [copies / p.name for p in others if p in chosen or (copies / p.name).exists()]
+    # doit looks at the source when the notebook is done; who edits it meanwhile has to have it run again
+    same = settings_are({"parameters": parameters, "library": library, "source": digest(path)})
     return {
         "name": name,
-        "actions": [(_execute, [path, place, {"profile": profile, "results": ".."} | parameters, jobs])],
+        "actions": [(_execute, [path, place, {"profile": profile, "results": ".."} | parameters, environment])],
         "file_dep": [str(p) for p in depends],
         "targets": [str(copies / path.name)],
-        "uptodate": [settings_are({"parameters": parameters, "library": library}), all_exist],
+        "uptodate": [same, unchanged],
     }
 
 
-def _execute(path, place, parameters, jobs):
-    """Run one notebook in a process of its own and show how far it is; returns the files it wrote."""
-    name, copies, logs = path.stem, (place / "notebooks").resolve(), (place / "logs").resolve()
-    log, progress = logs / f"{name}.log", logs / f"{name}.progress"
-    sockets = Path(tempfile.mkdtemp(prefix=f"xai-repro-{os.getpid()}-"))
-    threads = str(max(1, _cores() // jobs))
-    environment = {
-        "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-        **os.environ,
-        FILE: str(progress), "JUPYTER_RUNTIME_DIR": str(sockets), "JUPYTER_PLATFORM_DIRS": "1",
-    }  # fmt: skip
-    job = {
-        "notebook": os.path.relpath(path.resolve(), copies),
-        "output": path.name,
-        "failed": os.path.relpath(logs / f"{name}.failed.ipynb", copies),
-        "parameters": parameters,
-    }
+def _execute(path, place, parameters, environment):
+    """Run one notebook and show how far it is; returns the files it wrote, or what went wrong."""
+    name, copy = path.stem, place / "notebooks" / path.name
+    log, failed, part = place / "logs" / f"{name}.log", place / "logs" / f"{name}.failed.ipynb", Path(f"{copy}.part")
     start = time.monotonic()
     try:
-        with open(log, "w") as out:
-            worker = subprocess.Popen([sys.executable, "-m", "xai_repro.site.execute", json.dumps(job)], cwd=copies,
-                                      stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment)  # fmt: skip
-            _watch(worker, name, progress)
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
-        progress.unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
+        code = _work(path, place.resolve(), parameters, environment)
+        if code:
+            copy.unlink(missing_ok=True)  # results of an older source must not pass for this one
+            if part.exists():
+                os.replace(part, failed)
+    except OSError as error:
+        return problem(f"failed: {error}")
     seconds = time.monotonic() - start
-    if worker.returncode:
+    if code:
         tail = "\n".join("    " + line for line in log.read_text(errors="replace").rstrip().splitlines()[-12:])
-        tqdm.write(f"{name}: failed after {seconds:.0f} s; the end of {place / 'logs' / log.name}:\n{tail}", file=sys.stderr)
-        return problem(f"failed, see {place / 'logs' / log.name}")
+        tqdm.write(f"{name}: failed after {seconds:.0f} s; the end of {log}:\n{tail}", file=sys.stderr)
+        return problem(f"failed, see {log}")
     tqdm.write(f"{name}: done in {seconds:.0f} s", file=sys.stderr)
-    written = [place / name, *place.glob(f"{name}*")]  # its folder, and files named after it
-    return {"files": sorted({str(p) for top in written for p in (top.rglob("*") if top.is_dir() else [top]) if p.is_file()})}
+    tops = [top for top in place.iterdir() if top.name == name or top.name.startswith(f"{name}.")]
+    found = [p for top in tops for p in (top.rglob("*") if top.is_dir() else [top])]
+    return written([copy, *(p for p in found if p.is_file() and p.suffix != ".tmp")])
 
 
-def _watch(worker, name, progress):
+def _work(path, place, parameters, environment):
+    """One notebook in a process of its own; returns the process's exit code."""
+    copies, log, now = place / "notebooks", place / "logs" / f"{path.stem}.log", place / "logs" / f"{path.stem}.progress"
+    job = {"notebook": os.path.relpath(path.resolve(), copies), "output": path.name, "parameters": parameters}
+    runtime = tempfile.TemporaryDirectory(prefix="", dir=environment["JUPYTER_RUNTIME_DIR"], ignore_cleanup_errors=True)
+    try:
+        with runtime as sockets, open(log, "w") as out:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "xai_repro.site.execute", json.dumps(job)], cwd=copies,
+                stdin=subprocess.PIPE, stdout=out, stderr=out,
+                env=environment | {progress.FILE: str(now), "JUPYTER_RUNTIME_DIR": sockets},
+            )  # fmt: skip
+            return _watch(worker, path.stem, now)
+    finally:
+        if now.is_file():
+            now.unlink()
+
+
+def _watch(worker, name, file):
     """Wait for the process; meanwhile one line says what it is at: a live one on a terminal, now and then elsewhere."""
     live = sys.stderr.isatty()
     if not live:
@@ -143,7 +160,7 @@ def _watch(worker, name, progress):
             try:
                 return worker.wait(timeout=0.3)
             except subprocess.TimeoutExpired:
-                now = progress.read_text() if progress.exists() else ""
+                now = progress.said(file)
             line.set_description_str(f"{name}: {now or 'running'}")
             if not live and now != said and time.monotonic() - told > 30:
                 said, told = now, time.monotonic()
@@ -152,39 +169,21 @@ def _watch(worker, name, progress):
 
 def library_hash():
     """SHA-256 over what the notebooks compute with: the library's code, settings, printed tables and weights."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    root, whole = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(p for pattern in _SOURCES for p in root.rglob(pattern)):
         name = path.relative_to(root).as_posix()
         if path.is_file() and not any(fnmatchcase(name, one) for one in _NOT_COMPUTING):
-            digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+            whole.update(f"{name}\0{digest(path)}".encode())
+    return whole.hexdigest()
 
 
 def _sweep(place):
-    """Remove what a killed run left: half-written copies, and sockets whose driver is gone."""
+    """Remove what a killed run left half-written."""
     for part in [*place.glob("notebooks/*.part"), *place.glob("logs/*.progress"), *place.glob("logs/*.part")]:
-        part.unlink(missing_ok=True)
-    for sockets in Path(tempfile.gettempdir()).glob("xai-repro-*-*"):
-        pid = sockets.name.split("-")[2]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(sockets, ignore_errors=True)
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+        if part.is_file():
+            part.unlink()
+    places.sweep(place)
 
 
 def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _positive(value, name):
-    if value is not None and value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
-    return value

@@ -9,7 +9,7 @@ import threading
 import warnings
 from pathlib import Path
 
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown
 
 RESERVED = ("profile", "results")  # the driver sets these in every notebook
 _TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "list": (list, tuple)}
@@ -53,29 +53,41 @@ def check(notebook, types, given):
             raise TypeError(f"parameter '{name}' of {Path(notebook).stem} takes {wanted}, got {value!r} ({type(value).__name__})")
 
 
-def execute(notebook, output, failed, parameters):
+class Unfinished(RuntimeError):
+    """A notebook that ended early, though none of its cells raised an error."""
+
+
+def execute(notebook, output, parameters):
     """Run a notebook in the current folder; the executed copy appears at `output` only when every cell succeeded.
 
-    failed: where the partly executed copy is kept otherwise. Raises papermill's PapermillExecutionError.
+    Otherwise the partly executed copy is left at `output`.part. Raises papermill's PapermillExecutionError, Unfinished.
     """
+    from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook
-    from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import load_notebook_node, write_ipynb
 
-    output, failed = Path(output), Path(failed)
-    part = output.with_suffix(".ipynb.part")
-    failed.unlink(missing_ok=True)
+    part = f"{output}.part"
     try:
-        execute_notebook(notebook, str(part), parameters=parameters, kernel_name="python3", progress_bar=False,
+        execute_notebook(notebook, part, parameters=parameters, kernel_name="python3", progress_bar=False,
                          log_output=True, kernel_manager_class=_manager())  # fmt: skip
-    except PapermillExecutionError:
-        os.replace(part, failed)
-        output.unlink(missing_ok=True)  # results of an older source must not pass for this one
-        raise
-    executed = load_notebook_node(str(part))
-    executed.metadata.papermill.update(input_path=Path(notebook).name, output_path=output.name)  # no folders of this machine
-    write_ipynb(executed, str(part))
+    except DeadKernelError:
+        *_, last = ["the start", *(name for name, about, _ in _cells(load_notebook_node(part)) if about.get("start_time"))]
+        raise Unfinished(f"the kernel ended in {last}; it may have been short of memory") from None
+    executed = load_notebook_node(part)
+    for name, about, count in _cells(executed):  # papermill takes sys.exit(0) for an end like any other
+        if count is None or about.get("status") != "completed":
+            raise Unfinished(f"{name} ended the notebook: not every cell was run to its end")
+    executed.metadata.papermill.update(input_path=Path(notebook).name, output_path=output)  # no folders of this machine
+    write_ipynb(executed, part)
     os.replace(part, output)
+
+
+def _cells(notebook):
+    """(name, papermill's account, execution count) of each cell with code in it."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    for number, cell in enumerate(cells, 1):
+        first = cell.source.strip().splitlines()[0]
+        yield f"cell In [{number}], `{short(first)}`,", cell.metadata.papermill, cell.execution_count
 
 
 def _manager():
@@ -106,6 +118,9 @@ def main():
     except PapermillExecutionError as error:
         trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         logging.error("cell In [%s] failed\n%s", error.exec_count, trace or f"{error.ename}: {error.evalue}")
+        return 1
+    except Unfinished as error:
+        logging.error("%s", error)
         return 1
     return 0
 

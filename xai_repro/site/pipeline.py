@@ -1,7 +1,12 @@
 """Doing only what is not done yet: a thin layer over doit, for the notebooks and for the book."""
 
+import hashlib
+import json
+import os
+import sqlite3
 import sys
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 
 from doit.cmd_base import ModuleTaskLoader
@@ -18,10 +23,11 @@ _GROUP = "all"  # doit has groups of tasks; here there is one
 def make(tasks, record, jobs=1):
     """Bring tasks up to date, `jobs` at a time; returns what failed (name -> reason) and the names that were done.
 
-    tasks: doit's dicts, with a "name"; an action's returned dict is kept as the
-    task's values, a returned `problem(...)` makes it fail. record: the file that
-    remembers what was done. A failing task stops only those that need its result.
+    tasks: doit's dicts, with a "name"; an action's returned dict is kept as the task's values, a returned `problem(...)`
+    makes it fail. record: the file that remembers what was done; a damaged one is set aside. A failing task stops only
+    those that need its result.
     """
+    _set_aside(Path(record))
     failed, done = {}, []
 
     class Reporter(ZeroReporter):
@@ -44,13 +50,32 @@ def make(tasks, record, jobs=1):
                     extra_config={"BACKEND": {"journal": f"{__name__}:Journal"}})  # fmt: skip
     code = main.run(["run"])
     if code and not failed:
-        raise RuntimeError(f"the task runner stopped with code {code}; the record {record} may be damaged: remove it")
+        raise RuntimeError(f"the task runner stopped with code {code}; its record is {record}")
     failed.pop(_GROUP, None)
     return failed, [name for name in done if name != _GROUP]
 
 
 def _plain(name):
     return name.removeprefix(_GROUP + ":")
+
+
+def _set_aside(record):
+    """Give a damaged record another name: a new one is made, and everything is done again."""
+    if not record.exists() or _readable(record):
+        return
+    bad = next(name for n in count() if not (name := record.with_name(f"{record.name}.bad{n or ''}")).exists())
+    os.replace(record, bad)
+    print(f"{record} is damaged: it is now {bad.name}, and what it remembered is done again", file=sys.stderr, flush=True)
+
+
+def _readable(record):
+    try:
+        with closing(sqlite3.connect(f"{record.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            sound = connection.execute("pragma integrity_check").fetchone() == ("ok",)
+            rows = connection.execute("select task_data from doit").fetchall()
+        return sound and all(isinstance(json.loads(data), dict) for (data,) in rows)
+    except (sqlite3.Error, ValueError, TypeError):
+        return False
 
 
 class Journal(SqliteDB):
@@ -74,15 +99,29 @@ def settings_are(settings):
     return config_changed(settings)
 
 
-def all_exist(task, values):
-    """A task is current only while the files it wrote last time, kept as its value "files", are there."""
-    return all(Path(path).exists() for path in values.get("files", []))
+def digest(path):
+    """SHA-256 of a file. Always read anew: size and time of a file altered by hand may be what they were."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def written(paths):
+    """What an action returns to say which files it wrote."""
+    return {"files": {str(path): digest(path) for path in sorted(paths)}}
+
+
+def unchanged(task, values):
+    """A task is current only while the files it wrote last time are there and are what it wrote."""
+    return all(Path(path).is_file() and digest(path) == known for path, known in values.get("files", {}).items())
 
 
 @contextmanager
 def lock(folder):
     """Hold a folder for one process; a second one says that it waits, then waits."""
-    holder = FileLock(Path(folder) / ".lock")
+    place = Path(folder) / ".lock"
+    if place.is_dir():
+        raise OSError(f"{place} is a folder, but the name is needed for a file: remove it")
+    holder = FileLock(place)
     try:
         holder.acquire(timeout=0.1)
     except Timeout:

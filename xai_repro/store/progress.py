@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from xai_repro.errors import short
+
 FILE = "XAI_REPRO_PROGRESS"  # environment variable that names the file
 
 
@@ -40,10 +42,18 @@ def track(total, label):
     yield step
 
 
+def said(path):
+    """The line that the file of progress holds; "" where there is none, or it cannot be read."""
+    try:
+        return short(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return ""
+
+
 def _write(path, text):
     part = path.with_suffix(".part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", errors="replace")
         os.replace(part, path)
     except OSError:
         pass  # progress is a courtesy: a folder that has gone must not stop the work
