@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,11 +9,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from toy_notebooks import write
 from typer.testing import CliRunner
 
 import xai_repro as xr
+from xai_repro import doctor
 from xai_repro.cli import _settings, app
-from xai_repro.photos import open_photo
 
 
 def call(*words):
@@ -63,8 +65,18 @@ def test_methods_are_listed_by_pattern():
 def test_settings_are_json_or_text():
     given = _settings(["n=5", "rate=1e-3", "on=true", 'names=["a"]', "text=lift-cam", "empty="])
     assert given == {"n": 5, "rate": 1e-3, "on": True, "names": ["a"], "text": "lift-cam", "empty": ""}
-    with pytest.raises(ValueError, match="NAME=VALUE"):
-        _settings(["n"])
+    assert _settings(["n=[[1], [2]]", "m=" + "[" * 19 + "]" * 19])["n"] == [[1], [2]]
+    for texts, why in [
+        (["n"], "NAME=VALUE"), (["=3"], "NAME=VALUE"), (["n=3", "m=1", "n=3"], "gives n twice"),
+        (["n=NaN"], "n: NaN is no finite number"), (["n=[1, -Infinity]"], "-Infinity is no finite number"),
+        (["n=1e999"], "1e999 is no finite number"), (["n=" + "9" * 19], "too large a number"),
+        (["n=" + "9" * 9999], "too large a number"), (["n=1" + "0" * 18], "too large a number"),
+        (["n=" + "[" * 21 + "]" * 21], "more than 20 deep"), (["n=" + "[" * 99999], "more than 20 deep"),
+        (["n=" + '{"a":' * 500 + "1" + "}" * 500], "more than 20 deep"),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match=why) as told:
+            _settings(texts)
+        assert len(str(told.value)) < 120
 
 
 def test_errors_are_one_line(photo, tmp_path, monkeypatch):
@@ -77,6 +89,12 @@ def test_errors_are_one_line(photo, tmp_path, monkeypatch):
     assert "'.bmp'" in refused("explain", photo, "--methods", "grad-cam", "--out", "panel.bmp")
     (tmp_path / "text.png").write_text("no image")
     assert "not a readable image" in refused("explain", "text.png", "--methods", "grad-cam")
+    assert "grad-cam" in refused("explain", photo, "--methods", "grad-cam,gradient,grad-cam")
+    for methods in ("", "grad-cam,", ","):
+        assert "a method is missing" in refused("explain", photo, "--methods", methods)
+    assert "the layer is given twice" in refused("explain", photo, "--layer", "features.1", "--set", "layer=features.2")
+    assert "the class is empty" in refused("explain", photo, "--class", "")
+    assert "would be written over the photo" in refused("explain", photo, "--out", photo)
     assert "no notebooks in notebooks/" in refused("run")
     assert "did you mean 'smoke'" in refused("book", "--profile", "smoky")
 
@@ -98,30 +116,53 @@ def test_photos_are_explained(photo, tmp_path):
     assert "layer" in refused("explain", photo, "--methods", "grad-cam", "--layer", "nowhere", *weights())
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
-def test_photos_of_any_mode_can_be_read(mode, tmp_path):
-    path = tmp_path / ("photo.jpg" if mode == "CMYK" else "photo.png")
-    if mode == "I;16":
-        Image.fromarray(np.full((20, 30), 32768, np.uint16)).save(path)
-    else:
-        Image.new("RGB", (30, 20), (128, 128, 128)).convert(mode).save(path)
-    photo = open_photo(path)
-    assert photo.mode == "RGB" and photo.size == (30, 20)
-    if mode not in ("1", "P"):
-        assert np.abs(np.asarray(photo, dtype=int) - 128).max() <= 3
+def test_what_can_be_refused_early_is(photo, tmp_path, monkeypatch):
+    """Numbers and places are looked at before anything is run or measured."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for module, name in [("xai_repro.bench", "run"), ("xai_repro.site.driver", "make")]:
+        monkeypatch.setattr(f"{module}.{name}", lambda *_, **__: pytest.fail("the work has begun"))
+    write(tmp_path / "notebooks", "10_a")
+    for threads in (0, -1):
+        assert f"--threads is {threads}; at least 1" in refused("bench", "--threads", threads)
+        assert f"jobs is {threads}; at least 1" in refused("run", "--profile", "smoke", "--jobs", threads)
+    assert "cannot write file/bench" in refused("bench", "--results", "file")
+    assert "file is a file" in refused("run", "--profile", "smoke", "--results", "file")
+    assert "file is a file" in refused("explain", photo, "--out", "file/panel.png")
 
 
-def test_transparency_is_white_and_rotation_is_undone(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert np.asarray(open_photo(tmp_path / "clear.png")).min() == 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_photo(tmp_path / "turned.jpg").size == (20, 30)
-    whole = (tmp_path / "turned.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) - 40])
-    with pytest.raises(ValueError, match="cut.jpg is not a readable image"):
-        open_photo(tmp_path / "cut.jpg")
+def test_a_missing_weights_file_is_told_without_loading_torch(photo):
+    asked = ["explain", str(photo), "--weights", "nowhere.safetensors"]
+    code = "import sys\nfrom typer.testing import CliRunner\nfrom xai_repro.cli import app\n" + (
+        f"result = CliRunner().invoke(app, {asked})\nprint('torch' in sys.modules, result.stderr)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert said.startswith("False error: no weights file nowhere.safetensors"), said
+
+
+@pytest.mark.parametrize("words", [["--help"], ["explain", "--help"], ["methods"]])
+def test_a_pipe_that_nobody_reads_ends_quietly(words):
+    process = subprocess.Popen([sys.executable, "-m", "xai_repro.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 141  # as a shell says of any program in `... | head`
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", b"caf\xe9 ?"), ("ascii", b"caf")])
+def test_letters_that_a_terminal_lacks_stop_nothing(encoding, shown, photo):
+    photo = photo.rename(photo.with_name("caf\u00e9 \u9ce5.png"))
+    words = ["explain", photo.name, *weights(), "--methods", "gradient", "--device", "cpu"]
+    code = f"from xai_repro.cli import app\ntry:\n    app({words})\nfinally:\n    print('caf\u00e9')"
+    narrow = os.environ | {"PYTHONIOENCODING": encoding}
+    result = subprocess.run([sys.executable, "-c", code], cwd=photo.parent, env=narrow, capture_output=True)
+    assert result.returncode == 0 and result.stdout.startswith(shown), result.stderr
+    assert result.stdout.splitlines()[-1] == {"latin-1": b"caf\xe9", "ascii": b"caf?"}[encoding]
+
+
+def test_it_works_without_docstrings(photo):
+    for words in (["--help"], ["methods"], ["explain", photo.name, *weights(), "--methods", "grad-cam,gradient"]):
+        command = [sys.executable, "-OO", "-m", "xai_repro.cli", *words]
+        result = subprocess.run(command, cwd=photo.parent, capture_output=True, text=True)
+        assert result.returncode == 0 and len(result.stdout.splitlines()) > 1, result.stderr
 
 
 def test_the_doctor_says_what_is_missing(tmp_path, monkeypatch):
@@ -133,7 +174,37 @@ def test_the_doctor_says_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "requirements.lock").write_text("numpy==0.1\nno-such-package==1.0\nother==1 ; sys_platform == 'none'\n")
     result = call("doctor")
     assert result.exit_code == 1 and "missing: no-such-package" in result.stdout and "(lock: 0.1)" in result.stdout
-    assert "pip install -r requirements.lock" in result.stdout
+    assert "pip install --no-deps -r requirements.lock" in result.stdout
+
+
+@pytest.mark.parametrize("lock", ["numpy==", "<<<<<<< ours\nnumpy==1\n", "numpy", "", "\0\1", "numpy==1 ; no_such_marker == 'a'"])
+def test_the_doctor_tells_of_a_damaged_lock(lock, tmp_path):
+    (tmp_path / "requirements.lock").write_text(lock)
+    name, good, found, fix = doctor._packages(tmp_path / "requirements.lock")
+    assert good is False and "requirements.lock is damaged: " in found and "bring back requirements.lock" in fix
+
+
+def test_the_doctor_reads_checksums_and_other_things(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    numpy = "numpy==2.4.6 ; python_version > '3' \\\n    --hash=sha256:00 \\\n    --hash=sha256:01\n    # via torch\n"
+    lock.write_text(f"# made by\n{numpy}six==1.0  # why\n")
+    assert [str(one) for one in doctor.locked(lock)] == ['numpy==2.4.6; python_version > "3"', "six==1.0"]
+    lock.unlink()
+    lock.mkdir()
+    assert "is damaged: " in doctor._packages(lock)[2]
+
+
+def test_the_doctor_tells_of_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for results in ("file", "file/results"):
+        result = call("doctor", "--results", results)
+        assert result.exit_code == 1 and f"cannot write {results}: " in result.stdout and "is a file" in result.stdout
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user whom the system does not know
+    monkeypatch.delenv("XAI_REPRO_CACHE", raising=False)
+    result = call("doctor")
+    assert result.exit_code == 1 and "this user has no home folder" in result.stdout and "HOME" in result.stdout
 
 
 def test_training_prints_how_good_the_model_is(monkeypatch):

@@ -1,28 +1,50 @@
 """The command line: thin commands over the public functions. Heavy imports wait until a command needs them."""
 
 import json
+import math
+import os
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from typer.core import TyperGroup
 
-from xai_repro.errors import unknown, UnknownName
+from xai_repro.errors import UnknownName, short, unknown, whole_number
 
 _EXPECTED = (UnknownName, ValueError, TypeError, OSError, ModuleNotFoundError)
+_DEEPEST = 20  # Python itself reads no more than 200 brackets in brackets
+_NOBODY_READS = 141  # 128 + SIGPIPE: what a shell says of other programs in `... | head`
 
 
 class _Commands(TyperGroup):
     """Errors that say what was given and what is possible are told in one line; the rest keep their traceback."""
 
+    def make_context(self, *arguments, **options):
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # what the terminal has no letter for becomes a question mark
+        with _quiet_when_nobody_reads():
+            return super().make_context(*arguments, **options)  # prints the help, too
+
     def invoke(self, context):
         try:
-            return super().invoke(context)
+            with _quiet_when_nobody_reads():
+                return super().invoke(context)
         except _EXPECTED as error:
             if context.params.get("traceback"):
                 raise
             typer.echo("error: " + " ".join(str(error).split()), err=True)
             raise typer.Exit(2) from None
+
+
+@contextmanager
+def _quiet_when_nobody_reads():
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written goes nowhere
+        raise typer.Exit(_NOBODY_READS) from None
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -74,9 +96,8 @@ def explain(
     """Explain photos by several methods; writes one labelled picture and prints the three likeliest classes."""
     from xai_repro.photos import explain_photos
 
-    typer.echo(
-        explain_photos(images, model, weights, [m.strip() for m in methods.split(",")], layer, target, out, device, _settings(set_))
-    )
+    names = [name.strip() for name in methods.split(",")]
+    typer.echo(explain_photos(images, model, weights, names, layer, target, out, device, _settings(set_)))
 
 
 @app.command()
@@ -133,6 +154,11 @@ def bench(
     results: Results = Path("results"),
 ):
     """Measure time, memory and agreement against the peers (pip install xai-repro[bench])."""
+    from xai_repro.site import places
+
+    whole_number("--threads", threads)
+    for ending in ("csv", "json", "svg"):
+        places.writable(results / "bench" / f"bench.{ending}")
     from xai_repro.bench import run, write
 
     table = run(suite, quick=quick, threads=threads)
@@ -162,12 +188,37 @@ def _settings(texts):
     for text in texts or []:
         name, equals, value = text.partition("=")
         if not (name and equals):
-            raise ValueError(f"--set takes NAME=VALUE, got '{text}'")
+            raise ValueError(f"--set takes NAME=VALUE, got '{short(text)}'")
+        if name in found:
+            raise ValueError(f"--set gives {short(name)} twice")
         try:
-            found[name] = json.loads(value)
-        except ValueError:
+            found[name] = json.loads(value, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+            if _depth(found[name]) > _DEEPEST:
+                raise RecursionError
+        except json.JSONDecodeError:
             found[name] = value
+        except RecursionError:
+            raise ValueError(f"--set {short(name)}: lists in lists, more than {_DEEPEST} deep") from None
+        except ValueError as error:
+            raise ValueError(f"--set {short(name)}: {error}") from None
     return found
+
+
+def _depth(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, inner), default=0)
+
+
+def _whole(text):
+    if len(text) > 18:  # what 64 bits hold
+        raise ValueError(f"{short(text, 40)} is too large a number")
+    return int(text)
+
+
+def _finite(text):
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{short(text, 40)} is no finite number")
+    return number
 
 
 if __name__ == "__main__":

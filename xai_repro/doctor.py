@@ -4,11 +4,13 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from xai_repro.errors import short
+from xai_repro.site import places
 
 _NEEDED_GIB = 2  # of free disk: results and site of the embedded default
 
@@ -17,12 +19,13 @@ def examine(results="results", lock="requirements.lock"):
     """List of (name, good, what was found, how to mend it); good is None for what is only needed for some uses."""
     return [
         _python(),
-        *_packages(Path(lock)),
+        _packages(Path(lock)),
         _machine(),
         _gpu(),
         _disk(Path(results)),
         _kernel(),
-        _writable(Path(results)),
+        _home(),
+        _writable("results", Path(results), "choose another folder with --results"),
         _cache(),
     ]
 
@@ -34,29 +37,41 @@ def _python():
 
 def _packages(lock):
     if not lock.exists():
-        yield "packages", None, f"no {lock.name} here to compare with", "run this in the folder that holds the project"
-        return
-    missing, other = [], []
-    for line in lock.read_text().splitlines():
-        if not line.strip() or line.lstrip().startswith(("#", "--")):
-            continue
-        wanted = Requirement(line.split(" #")[0])
-        if wanted.marker and not wanted.marker.evaluate():
-            continue
-        try:
-            found = version(wanted.name)
-        except PackageNotFoundError:
-            missing.append(wanted.name)
-            continue
-        if not wanted.specifier.contains(found.split("+")[0], prereleases=True):
-            other.append(f"{wanted.name} {found} (lock: {str(wanted.specifier).removeprefix('==')})")
-    fix = f"pip install -r {lock.name}, or remove .venv and run make env"
-    text = "; ".join(
-        part
-        for part in (f"missing: {', '.join(missing)}" if missing else "", f"other versions: {', '.join(other)}" if other else "")
-        if part
-    )
-    yield "packages", not missing and (None if other else True), text or f"as in {lock.name}", fix if text else ""
+        return "packages", None, f"no {lock.name} here to compare with", "run this in the folder that holds the project"
+    try:
+        wanted = [one for one in locked(lock) if not one.marker or one.marker.evaluate()]
+    except (OSError, ValueError) as error:
+        return "packages", False, f"{lock} is damaged: {short(str(error))}", f"bring back {lock.name} as it was published"
+    found = {one: _installed(one.name) for one in wanted}
+    missing = [one.name for one in wanted if found[one] is None]
+    other = [f"{one.name} {found[one]} (lock: {str(one.specifier).removeprefix('==')})" for one in wanted
+             if found[one] and not one.specifier.contains(found[one].split("+")[0], prereleases=True)]  # fmt: skip
+    said = [f"{what}: {', '.join(names)}" for what, names in (("missing", missing), ("other versions", other)) if names]
+    if not said:
+        return "packages", True, f"as in {lock.name}", ""
+    fix = f"pip install --no-deps -r {lock.name}, or remove .venv and run make env"
+    return "packages", False if missing else None, "; ".join(said), fix
+
+
+def locked(lock):
+    """The requirements of a lock file, its comments and checksums left out. Raises ValueError for what is not one."""
+    found = []
+    for line in Path(lock).read_text(encoding="utf-8").splitlines():
+        line = line.split(" #")[0].removesuffix("\\").strip()
+        if line and not line.startswith(("#", "--")):
+            found.append(Requirement(line))  # InvalidRequirement is a ValueError
+            if not str(found[-1].specifier).startswith("=="):
+                raise ValueError(f"{line} names no version")
+    if not found:
+        raise ValueError("it names no package")
+    return found
+
+
+def _installed(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _machine():
@@ -93,7 +108,7 @@ def _gpu():
 
 
 def _disk(results):
-    free = shutil.disk_usage(_existing(results)).free / 2**30
+    free = shutil.disk_usage(places.existing(results)).free / 2**30
     good = free >= _NEEDED_GIB
     return "disk", good, f"{free:.0f} GiB free", "" if good else f"free {_NEEDED_GIB} GiB, or choose another --results folder"
 
@@ -108,24 +123,28 @@ def _kernel():
     return "notebooks", True, "kernel 'python3'", ""
 
 
-def _writable(results):
+def _home():
+    home, fix = Path(os.path.expanduser("~")), "set the environment variable HOME to a folder of yours"
+    if not home.is_absolute():
+        return "home", False, "this user has no home folder", fix
+    return _writable("home", home, fix)
+
+
+def _writable(name, folder, fix):
     try:
-        with tempfile.NamedTemporaryFile(dir=_existing(results)):
-            pass
+        places.writable(folder, folder=True)
     except OSError as error:
-        return "results", False, f"cannot write to {results}: {error.strerror}", "choose another folder with --results"
-    return "results", True, f"{results} is writable", ""
-
-
-def _existing(folder):
-    """The folder, or the nearest one above it that exists: asking must not create anything."""
-    return next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
+        return name, False, str(error), fix
+    return name, True, f"{folder} is writable", ""
 
 
 def _cache():
     from xai_repro.store.fetch import NETWORKS, cache_dir, cached
 
-    have = [name for name in NETWORKS if cached(name)]
+    try:
+        have = [name for name in NETWORKS if cached(name)]
+    except Exception as error:  # noqa: BLE001 - the names of the files are torchvision's
+        return "weights", None, f"not looked for: {short(str(error))}", "remove .venv and run make env"
     lack = [name for name in NETWORKS if name not in have]
     text = f"{cache_dir()}: {', '.join(have) or 'no'} ImageNet weights"
     fix = f"only needed for the papers' networks: python data_scripts/fetch_weights.py {' '.join(lack)}"

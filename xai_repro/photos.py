@@ -1,89 +1,157 @@
 """A reader's own photos, explained side by side."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 import xai_repro as xr
-from xai_repro.errors import unknown
-from xai_repro.models.zoo import EMBEDDED
-from xai_repro.study.plots import panel
+from xai_repro.errors import like, short, unknown
+from xai_repro.site import places
+from xai_repro.store.files import whole
+
+# Pictures made of pixels. Pillow opens drawings, too (EPS), and has another program of the machine run what is in them.
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
+PIXELS = 120_000_000  # cameras have up to about 100 million; what is larger takes gigabytes
+ASPECT = 100  # long side / short side: the short side is brought to the model's size, and the long one with it
+ENDINGS = (".png", ".svg", ".pdf", ".jpg")
 
 
 def open_photo(path):
     """A photo as an upright RGB image, whatever its mode: transparency becomes white, 16 bits become 8.
 
-    Raises FileNotFoundError, and ValueError for a file that is not a readable image.
+    Of several pictures in one file the first is taken. Raises FileNotFoundError, and ValueError for a file that is not a
+    readable image, is too large or too narrow, or holds values that are not finite.
     """
+    name = _shown(places.path("photo", path))
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no image {path}")
+        raise FileNotFoundError(f"no image {name}")
+    Image.init()
     try:
-        photo = ImageOps.exif_transpose(Image.open(path))
-        photo.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from error
+        formats = [one for one in FORMATS if one in Image.OPEN]  # AVIF is not everywhere
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=formats) as photo:
+            problem = _misshapen(*photo.size)
+            photo = None if problem else ImageOps.exif_transpose(photo)  # reads the pixels
+    except Exception as error:  # noqa: BLE001 - a damaged file can raise anything
+        raise ValueError(f"{name} is not a readable image: {short(str(error), 200)}") from error
+    if problem:
+        raise ValueError(f"{name} is {problem}")
     if photo.mode.startswith(("I", "F")):  # Pillow clips these where it should scale
-        values = np.asarray(photo, dtype=np.float64)
-        top = 65535 if photo.mode != "F" else max(values.max(), 1e-12)
-        photo = Image.fromarray((255 * values / top).clip(0, 255).astype(np.uint8))
+        photo = _eight_bits(photo, name)
     if photo.has_transparency_data:
         photo = photo.convert("RGBA")
         photo = Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo)
     return photo.convert("RGB")
 
 
+def _misshapen(width, height):
+    """What is wrong with the size of a photo, "" if nothing is."""
+    if width * height > PIXELS:
+        return f"{width} x {height} pixels; up to {PIXELS // 10**6} million are read"
+    if max(width, height) > ASPECT * min(width, height):
+        return f"{width} x {height} pixels; one side may be up to {ASPECT} times as long as the other"
+    return ""
+
+
+def _eight_bits(photo, name):
+    values = np.array(photo, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds values that are not finite")
+    values *= 255 / (65535 if photo.mode != "F" else max(values.max(), 1e-12))
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
 def explain_photos(paths, model, weights, methods, layer, target, out, device="auto", hyper=None):
     """Write one picture with a row per photo and a column per method; returns the three likeliest classes as text.
 
     target: class to explain, a number or a name; None: each photo's top-1. hyper: hyper-parameters, given to the methods
-    that have them. Raises UnknownName for a name that does not exist, ValueError for what is out of range.
+    that have them. Raises UnknownName for a name that does not exist, ValueError for what is out of range or contradicts
+    itself, OSError for a picture that cannot be written; and does so, where it can, before torch is loaded.
     """
-    infos, out = [xr.method_info(name) for name in methods], Path(out)
-    for name in hyper or {}:
+    out, hyper = places.path("out", out), like("hyper", hyper or {}, {})
+    photos = [open_photo(path) for path in like("paths", paths, [])]
+    _check_output(out, paths)
+    _check_request(paths, like("methods", methods, []), weights, layer, target, hyper)
+    import torch
+
+    from xai_repro.study.plots import panel
+
+    infos = [xr.method_info(name) for name in methods]
+    for name in hyper:
         if not any(name in info.hyper for info in infos):
             raise unknown(f"hyper-parameter of {', '.join(methods)}", name, {h for info in infos for h in info.hyper})
-    if out.suffix.lower() not in (".png", ".svg", ".pdf", ".jpg"):
-        raise ValueError(f"cannot write a picture as '{out.suffix}'; possible: .png, .svg, .pdf, .jpg")
-    photos = [open_photo(path) for path in paths]
-    if weights is None and model not in EMBEDDED:
-        weights = "imagenet"  # random weights explain nothing
-    net = xr.load_model(model, weights=weights, device=device)
+    net = _load(model, weights, device)
     prepare, place = xr.transform(net), next(net.parameters()).device
     x = torch.stack([prepare(photo) for photo in photos]).to(place)
     with torch.inference_mode():
         logits = net(x)
-    chances = (logits.sigmoid() if net.multi_label else logits.softmax(1)).cpu()
-    names = net.classes or [str(n) for n in range(chances.shape[1])]
+    names = net.classes or [str(n) for n in range(logits.shape[1])]
     y = logits.argmax(1).clone() if target is None else torch.full((len(x),), _class_number(target, names), device=place)
-
-    maps = {}
-    for info in infos:
-        extra = {name: value for name, value in (hyper or {}).items() if name in info.hyper}
-        if layer is not None and "layer" in info.hyper:
-            extra["layer"] = layer
-        maps[info.name] = xr.explain(net, x, y, method=info.name, **extra).cpu()
-    titles = [f"{Path(path).stem}: {names[c]}" for path, c in zip(paths, y.tolist())]
+    maps = {info.name: xr.explain(net, x, y, method=info.name, **_given(info, layer, hyper)).cpu() for info in infos}
+    titles = [f"{_shown(Path(path).stem, 20)}\n{names[c]}" for path, c in zip(paths, y.tolist())]
     figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed])
-    part = out.with_name(f".{out.stem}.part{out.suffix}")
-    figure.savefig(part, dpi=150)
-    os.replace(part, out)
+    with whole(out) as part:
+        figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    chances = (logits.sigmoid() if net.multi_label else logits.softmax(1)).cpu()
+    lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, chances)]
+    return "\n".join([*lines, f"written: {_shown(out)}"])
 
-    lines = []
-    for path, row in zip(paths, chances):
-        best = ", ".join(f"{names[i]} {p:.3f}" for p, i in zip(*(t.tolist() for t in row.topk(min(3, len(row))))))
-        lines.append(f"{path}: {best}")
-    return "\n".join([*lines, f"written: {out}"])
+
+def _shown(path, most=200):
+    """A name of a file as it can be shown: on one line, cut where it is long, with a mark for bytes that are no letter."""
+    return short(os.fsencode(path).decode("utf-8", "replace"), most)
+
+
+def _given(info, layer, hyper):
+    """Of the hyper-parameters, those that a method has."""
+    return {name: value for name, value in (hyper | ({} if layer is None else {"layer": layer})).items() if name in info.hyper}
+
+
+def _likeliest(chances, names):
+    return ", ".join(f"{names[i]} {p:.3f}" for p, i in zip(*(t.tolist() for t in chances.topk(min(3, len(chances))))))
+
+
+def _check_output(out, paths):
+    """Refuse a picture that cannot be written, and one that would take the place of a photo."""
+    if out.suffix.lower() not in ENDINGS:
+        raise ValueError(f"cannot write a picture as '{out.suffix}'; possible: {', '.join(ENDINGS)}")
+    places.writable(out)
+    for path in paths:
+        if out.exists() and out.samefile(path):
+            raise ValueError(f"the picture would be written over the photo {_shown(path)}: name another file with --out")
+
+
+def _check_request(paths, methods, weights, layer, target, hyper):
+    """Refuse what can be seen to be wrong without a model."""
+    for kind, given in (("photo", paths), ("method", methods)):
+        if not given or "" in given:
+            raise ValueError(f"a {kind} is missing: at least one is needed, each with its name")
+    if twice := sorted({str(name) for name in methods if methods.count(name) > 1}):
+        raise ValueError(f"methods named twice: {', '.join(twice)}")
+    if layer is not None and "layer" in hyper:
+        raise ValueError("the layer is given twice, by --layer and by --set layer=...: which one?")
+    if target == "":
+        raise ValueError("the class is empty: it takes a number or a name")
+    if weights is not None and (file := places.path("weights", weights)).suffix == ".safetensors" and not file.is_file():
+        raise FileNotFoundError(f"no weights file {weights}")
+
+
+def _load(model, weights, device):
+    from xai_repro.models.zoo import EMBEDDED
+
+    if weights is None and like("model", model, "mini-vgg") not in EMBEDDED:
+        weights = "imagenet"  # random weights explain nothing
+    return xr.load_model(model, weights=weights, device=device)
 
 
 def _class_number(target, names):
     """The class that a number or a name stands for."""
-    if str(target).isdigit():
+    if str(target).isdecimal():
         if int(target) >= len(names):
-            raise ValueError(f"class {target} does not exist: the model has classes 0 to {len(names) - 1}")
+            raise ValueError(f"class {short(str(target))} does not exist: the model has classes 0 to {len(names) - 1}")
         return int(target)
     if target not in names:
-        raise unknown("class", target, names if len(names) <= 40 else [*names[:10], "..."])
+        raise unknown("class", target, names)
     return list(names).index(target)
