@@ -75,9 +75,9 @@ def test_doubles_and_labels_that_mislead(layered):
     (("toy-channel", {"gain": "2"}), ValueError, "gain of toy-channel is '2'"), (("toy-channel", {"gain": None}), ValueError, "gain of toy-channel"),
     (("toy-channel", {"gain": float("nan")}), ValueError, "finite"), (("toy-channel", {3: 1}), UnknownName, "hyper-parameter of toy-channel"),
     (("toy-layered", {"layers": {1}}), ValueError, "have to be numbers, strings, lists or None"),
-    (("toy-layered", {"layer": "featurs.0"}), UnknownName, "layer of layered, asked for by toy-layered: 'featurs.0'; did you mean 'features.0'"),
-    (("toy-layered", {"layer": ""}), UnknownName, "layer of layered"), (("toy-layered", {"layer": 3}), ValueError, "layer of toy-layered is 3"),
-    (("toy-layered", {"layers": ["features", "none"]}), UnknownName, "'none'"), (("toy-layered", {"layers": 0}), ValueError, "layers of toy-layered is 0"),
+    (("toy-layered", {"layer": "featurs.0"}), UnknownName, "toy-layered on layered: unknown layer 'featurs.0'; did you mean 'features.0'"),
+    (("toy-layered", {"layer": ""}), UnknownName, "on layered: unknown layer"), (("toy-layered", {"layer": 3}), ValueError, "layer of toy-layered is 3"),
+    (("toy-layered", {"layers": ["features", "none"]}), UnknownName, "'none'"), (("toy-layered", {"layer": "features#last"}), ValueError, "names call 'last'"), (("toy-layered", {"layers": 0}), ValueError, "layers of toy-layered is 0"),
     (("toy-layered", {"layers": "some"}), ValueError, "possible: 'all'"), (("toy-layered", {"layers": True}), ValueError, "possible: 'all'"),
     ([("toy-channel", {}), ("toy-chanel", {})], UnknownName, "did you mean 'toy-channel'"), (("toy-channel", None), ValueError, "a method is a name or"),
 ])  # fmt: skip
@@ -97,7 +97,9 @@ def test_wrong_settings_of_metrics(layered, metrics, error, message):
 
 
 def test_a_layer_that_only_one_of_two_models_has(layered):
-    refused(layered, UnknownName, "layer of brightest", models=[Layered(), Brightest()], methods=("toy-layered", {"layer": "features"}))
+    run(model=Layered(), methods=[("toy-layered", {"layer": "features#-1"})])
+    layered["toy-channel"] = 0
+    refused(layered, UnknownName, "toy-layered on brightest: unknown layer 'features'", models=[Layered(), Brightest()], methods=("toy-layered", {"layer": "features"}))
 
 
 @pytest.mark.parametrize("request_, error, message", [
@@ -123,7 +125,7 @@ def test_a_folder_of_results_that_cannot_be_written(toys, tmp_path, place):
     file = {"a file": tmp_path / "file", "below a file": tmp_path / "file", "shards is a file": tmp_path / "shards"}[place]
     file.write_text("mine")
     results = {"a file": file, "below a file": file / "results", "shards is a file": tmp_path}[place]
-    refused(toys, ValueError, f"results '{results}' is no folder that can be written to", results=results)
+    refused(toys, OSError, f"results '{results}' is no folder that can be written to", results=results)
     assert file.read_text() == "mine"
 
 
@@ -133,9 +135,9 @@ def test_results_that_are_read_only_can_be_read(toys, tmp_path, monkeypatch):
     def read_only(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(evaluation.shards.tempfile, "TemporaryFile", read_only)
+    monkeypatch.setattr(evaluation.shards, "writable", read_only)
     assert stable(run(tmp_path)).equals(stable(first))
-    with pytest.raises(ValueError, match="Permission denied"):
+    with pytest.raises(OSError, match="Permission denied"):
         run(tmp_path, methods=[("toy-channel", {"gain": 2.0})])
 
 

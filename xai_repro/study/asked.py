@@ -8,8 +8,9 @@ from numbers import Integral, Real
 import torch
 
 from xai_repro.data import load_data
-from xai_repro.errors import short, unknown
+from xai_repro.errors import short, UnknownName
 from xai_repro.models import load_model
+from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
 
 
@@ -185,11 +186,12 @@ def check_classes(model, data, model_label, data_label):
 
 def check_layers(model, model_label, asked):
     """Refuse a method or metric that names a layer which this model does not have."""
-    layers = [name for name, _ in model.named_modules() if name]
     for one in asked:
-        for given in _layers(one):
-            if given not in layers:
-                raise unknown(f"layer of {model_label}, asked for by {one.label}:", given, layers)
+        for layer in _layers(one):
+            try:
+                place(model, layer)
+            except (UnknownName, ValueError) as error:
+                raise type(error)(f"{one.label} on {model_label}: {error}") from None
 
 
 def _layers(asked):

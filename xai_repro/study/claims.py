@@ -23,9 +23,10 @@ import pandas as pd
 from xai_repro.errors import unknown
 from xai_repro.published import papers
 from xai_repro.registry import method_info, methods
+from xai_repro.store.files import writable
 from xai_repro.study import records
 from xai_repro.study.statistics import BY, checked_rows, higher_is_better, interval, resampled_means, with_time
-from xai_repro.study.tables import present, save, writable
+from xai_repro.study.tables import present, save
 
 COLUMNS = ["id", "paper", "place", "says", "outcome", "estimate", "low", "high", "n", "detail", "stands_in"]
 OUTCOMES = ("holds", "undecided", "fails", "not run yet")

@@ -52,12 +52,12 @@ def evaluate(
     Returns a DataFrame with the columns COLUMNS: value float, NaN where undefined or not applicable; seconds per
     image for the explanation; status "ok", "undefined" or the reason why there is no value; target -1 for an image that could
     not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
-    Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves or
-    results that cannot be written, ConnectionError for a cluster that does not answer.
+    Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves,
+    OSError for results that cannot be written, ConnectionError for a cluster that does not answer.
     """
     settings = settings_of(profile)
     check_names(settings)
-    limit, batch = None if limit is None else whole_number("limit", limit), whole_number("batch", batch)
+    limit, batch = None if limit is None else whole_number("limit", limit, most=10**9), whole_number("batch", batch)
     device = str(pick_device(device))
     for name, text in (("paper", paper), ("scheduler", scheduler or "")):
         if not isinstance(text, str):

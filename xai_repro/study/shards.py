@@ -7,7 +7,6 @@ import json
 import platform
 import re
 import subprocess
-import tempfile
 import warnings
 from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,7 @@ from safetensors.torch import save_file
 
 from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.store import fingerprint
-from xai_repro.store.files import whole
+from xai_repro.store.files import whole, writable
 from xai_repro.study.asked import device_of, explains_again
 
 COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "status"]
@@ -32,11 +31,9 @@ ROOT = Path(__file__).parents[2]
 def check_folder(results):
     """Refuse a folder of results that cannot be written to, while there is still nothing to lose."""
     try:
-        folder = Path(results, "shards")
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        writable(Path(results, "shards", "rows.parquet"))
     except OSError as error:
-        raise ValueError(f"results '{results}' is no folder that can be written to: {error}") from None
+        raise OSError(f"results '{results}' is no folder that can be written to: {error}") from None
 
 
 def rows_path(results, data_label, model_label, method, metric, start, source, rests_on):

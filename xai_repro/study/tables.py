@@ -1,6 +1,5 @@
 """Our numbers beside the printed ones, and tables as a page shows them."""
 
-import os
 import re
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from xai_repro.errors import short, whole_number
+from xai_repro.errors import whole_number
 from xai_repro.published import published
 from xai_repro.registry import methods, metrics
-from xai_repro.store.files import whole
+from xai_repro.store.files import whole, writable
 from xai_repro.study.statistics import (
     BY, RESAMPLES, TIME, against_controls, checked_rows, cost, draws, higher_is_better, interval, resampled_means, slopes, summary, timed, with_time,
 )  # fmt: skip
@@ -294,7 +293,7 @@ def save(table, path):
     """Write a table as csv for a page's `{csv-table}`: four significant digits, complete or not at all; returns the path.
 
     The result of `compare` or `summary` is laid out first; an index that has a name is written.
-    Raises ValueError for a path that cannot be written, before anything else.
+    Raises OSError for a path that cannot be written, before anything else.
     """
     writable(path)
     checked_rows(table, [], "what a page shows")
@@ -305,19 +304,6 @@ def save(table, path):
     with whole(path) as temporary:
         table.to_csv(temporary, index=table.index.name is not None, float_format="%.4g", lineterminator="\n")
     return Path(path)
-
-
-def writable(path):
-    """Make the folder of a file to be written. Raises ValueError where that is not possible, or the file could not be written."""
-    if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ValueError(f"a file is named by a text or a Path; got {short(repr(path))}")
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"'{path}' cannot be written: {error}") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"'{path}' cannot be written: {'it is a folder' if path.is_dir() else 'its folder is read-only'}")
 
 
 def show(table, path):
