@@ -69,11 +69,13 @@ def test_a_file_that_changed_since_it_was_recorded_is_set_aside(server, tmp_path
     assert (tmp_path / "file.bin.bad").read_bytes() == BODY[:-1] + b"x"
 
 
-def test_a_good_file_is_taken_and_what_was_left_of_a_transfer_swept(server, tmp_path):
+def test_a_good_file_is_taken_and_what_a_killed_process_left_is_swept(server, tmp_path):
     (tmp_path / "file.bin").write_bytes(BODY)
-    (tmp_path / "file.bin.part").write_bytes(BODY[:1000])
+    for left in ("file.bin.part", "file.bin.sha256.part"):
+        (tmp_path / left).write_bytes(BODY[:1000])
     path = fetch.fetch(server.url, "file.bin", DIGEST[:8].upper(), tmp_path)
-    assert files.recorded(path) == DIGEST and not server.asked and not (tmp_path / "file.bin.part").exists()
+    assert files.recorded(path) == DIGEST and not server.asked
+    assert {left.name for left in tmp_path.iterdir()} == {"file.bin", "file.bin.sha256", ".file.bin.lock"}
 
 
 def test_a_record_that_is_none(server, tmp_path):

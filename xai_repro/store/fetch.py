@@ -159,9 +159,10 @@ def _answer(url, start):
     """The reply at the end of all redirects, none of which may lead from https to something anybody could alter."""
     import requests
 
+    late = 2 * PATIENCE  # ends the thread that `_in_time` has left behind, if the peer is silent
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     for _ in range(HOPS):
-        reply = requests.get(url, headers=headers, stream=True, timeout=PATIENCE, allow_redirects=False)
+        reply = requests.get(url, headers=headers, stream=True, timeout=late, allow_redirects=False)
         if not reply.is_redirect:
             return reply
         reply.close()

@@ -73,8 +73,9 @@ def recorded(path):
 
 def record(path, digest):
     """Keep a file's SHA-256 beside it, in the format of sha256sum."""
-    with whole(f"{path}.sha256") as part:
-        part.write_text(f"{digest}  {Path(path).name}\n")
+    part = Path(f"{path}.sha256.part")  # always the same, so that the next writer takes what a killed one left
+    part.write_text(f"{digest}  {Path(path).name}\n")
+    os.replace(part, f"{path}.sha256")
 
 
 def altered(path):
