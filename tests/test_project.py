@@ -74,6 +74,7 @@ def test_notebooks_are_lean(path):
         if line.strip() and not line.strip().startswith("#")
     ]
     assert len(lines) <= 30, f"{len(lines)} lines of code"
+    assert not any(".to_parquet(" in line for line in lines), "rows are written whole or not at all: xr.write_rows"
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# "), "begins with its title"
 
 

@@ -28,6 +28,7 @@ _PUBLIC = {
     "evaluate": "study.evaluate",
     "published": "published",
     "profile": "study.profiles",
+    "write_rows": "store.files",
 }
 _MODULES = {name: f"study.{name}" for name in ("tables", "claims", "plots", "timing", "proposals")}
 __all__ = [*_PUBLIC, *_MODULES]

@@ -24,6 +24,12 @@ def whole(path):
         temporary.unlink(missing_ok=True)
 
 
+def write_rows(frame, path):
+    """Write a data frame as parquet, whole or not at all: who stops a notebook keeps the rows that were there."""
+    with whole(path) as part:
+        frame.to_parquet(part)
+
+
 def writable(path):
     """The path, if a file can be written there: for asking before long work. Its folder is made if it is missing.
 
