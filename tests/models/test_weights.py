@@ -181,7 +181,7 @@ def test_where_weights_are_written_is_looked_at_before_the_work(no_work, tmp_pat
     (tmp_path / "file").write_text("")
     for out, error, why in [
         (tmp_path / "folder.safetensors", OSError, "is a folder"),
-        (tmp_path / "file" / "own.safetensors", OSError, "cannot write to"),
+        (tmp_path / "file" / "own.safetensors", OSError, "file is a file"),
         ("/proc/nowhere/own.safetensors", OSError, "cannot write to"),
         (tmp_path / "own.pth", ValueError, "does not end in .safetensors"),
         (tmp_path, ValueError, "does not end in .safetensors"),

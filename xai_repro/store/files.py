@@ -43,7 +43,8 @@ def writable(path):
         with tempfile.TemporaryFile(dir=path.parent):
             return path
     except OSError as error:
-        raise OSError(f"cannot write to {path}: {error.strerror}") from error
+        why = f"{path.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise OSError(f"cannot write to {path}: {why}") from error
 
 
 def set_aside(path):
