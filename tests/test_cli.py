@@ -126,8 +126,8 @@ def test_what_can_be_refused_early_is(photo, tmp_path, monkeypatch):
     for threads in (0, -1):
         assert f"--threads is {threads}; at least 1" in refused("bench", "--threads", threads)
         assert f"jobs is {threads}; at least 1" in refused("run", "--profile", "smoke", "--jobs", threads)
-    assert "cannot write file/bench" in refused("bench", "--results", "file")
-    assert "file is a file" in refused("run", "--profile", "smoke", "--results", "file")
+    assert "cannot write to file/bench/bench.csv" in refused("bench", "--results", "file")
+    assert "cannot write to file/smoke/notebooks/10_a.ipynb" in refused("run", "--profile", "smoke", "--results", "file")
     assert "file is a file" in refused("explain", photo, "--out", "file/panel.png")
 
 
@@ -199,7 +199,7 @@ def test_the_doctor_tells_of_places(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for results in ("file", "file/results"):
         result = call("doctor", "--results", results)
-        assert result.exit_code == 1 and f"cannot write {results}: " in result.stdout and "is a file" in result.stdout
+        assert result.exit_code == 1 and f"cannot write to {results}: " in result.stdout and "is a file" in result.stdout
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user whom the system does not know
     monkeypatch.delenv("XAI_REPRO_CACHE", raising=False)

@@ -154,11 +154,11 @@ def bench(
     results: Results = Path("results"),
 ):
     """Measure time, memory and agreement against the peers (pip install xai-repro[bench])."""
-    from xai_repro.site import places
+    from xai_repro.store.files import writable
 
     whole_number("--threads", threads)
     for ending in ("csv", "json", "svg"):
-        places.writable(results / "bench" / f"bench.{ending}")
+        writable(results / "bench" / f"bench.{ending}")
     from xai_repro.bench import run, write
 
     table = run(suite, quick=quick, threads=threads)

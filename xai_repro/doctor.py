@@ -4,13 +4,13 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from xai_repro.errors import short
-from xai_repro.site import places
 
 _NEEDED_GIB = 2  # of free disk: results and site of the embedded default
 
@@ -108,7 +108,7 @@ def _gpu():
 
 
 def _disk(results):
-    free = shutil.disk_usage(places.existing(results)).free / 2**30
+    free = shutil.disk_usage(_existing(results)).free / 2**30
     good = free >= _NEEDED_GIB
     return "disk", good, f"{free:.0f} GiB free", "" if good else f"free {_NEEDED_GIB} GiB, or choose another --results folder"
 
@@ -131,11 +131,17 @@ def _home():
 
 
 def _writable(name, folder, fix):
+    above = _existing(folder)
     try:
-        places.writable(folder, folder=True)
+        with tempfile.TemporaryFile(dir=above):
+            return name, True, f"{folder} is writable", ""
     except OSError as error:
-        return name, False, str(error), fix
-    return name, True, f"{folder} is writable", ""
+        return name, False, f"cannot write to {folder}: {error.strerror if above.is_dir() else f'{above} is a file'}", fix
+
+
+def _existing(folder):
+    """The folder, or the nearest one above it that exists: asking must not create anything."""
+    return next(p for p in [folder.absolute(), *folder.absolute().parents] if p.exists())
 
 
 def _cache():

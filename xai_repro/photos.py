@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 import xai_repro as xr
 from xai_repro.errors import like, short, unknown
 from xai_repro.site import places
-from xai_repro.store.files import whole
+from xai_repro.store.files import whole, writable
 
 # Pictures made of pixels. Pillow opens drawings, too (EPS), and has another program of the machine run what is in them.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -117,7 +117,7 @@ def _check_output(out, paths):
     """Refuse a picture that cannot be written, and one that would take the place of a photo."""
     if out.suffix.lower() not in ENDINGS:
         raise ValueError(f"cannot write a picture as '{out.suffix}'; possible: {', '.join(ENDINGS)}")
-    places.writable(out)
+    writable(out)
     for path in paths:
         if out.exists() and out.samefile(path):
             raise ValueError(f"the picture would be written over the photo {_shown(path)}: name another file with --out")

@@ -49,7 +49,7 @@ def test_arguments_of_a_wrong_kind_are_told(here):
     for name in ("profile", "out", "results", "folder", "pages"):
         with pytest.raises(ValueError, match=f"{name} is 3 "):
             book.book(**{"profile": "smoke"} | {name: 3})
-    for out, why in [("file", "it is a file"), ("file/new", "file is a file")]:
+    for out, why in [("file", "file is a file"), ("file/new", "Not a directory")]:
         with pytest.raises(OSError, match=why):
             book.book("smoke", out=out)
 

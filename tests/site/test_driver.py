@@ -62,14 +62,17 @@ def test_arguments_of_a_wrong_kind_are_told(here):
     for wrong, why in [
         ({"profile": 3}, "profile is 3"), ({"profile": ["mini"]}, "a text is needed"), ({"results": 3}, "results is 3"),
         ({"folder": 3}, "folder is 3"), ({"parameters": "n=3"}, "a dictionary is needed"), ({"jobs": 0}, "jobs is 0"),
-        ({"jobs": 1.5}, "jobs is 1.5"), ({"jobs": -1}, "jobs is -1"),
+        ({"jobs": 1.5}, "jobs is 1.5"), ({"jobs": -1}, "jobs is -1"), ({"notebooks": []}, "no notebook is named"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=why):
             driver.run(**wrong)
-    (here / "results").touch()
-    with pytest.raises(OSError, match="results is a file"):
+    assert not (here / "results").exists()
+    (here / "results/smoke/logs/10_a.log").mkdir(parents=True)
+    with pytest.raises(OSError, match="10_a.log is a folder"):
         driver.run(profile="smoke")
-    assert not (here / "3").exists()
+    (here / "file").touch()
+    with pytest.raises(OSError, match="cannot write to file/smoke/notebooks/10_a.ipynb: Not a directory"):
+        driver.run(profile="smoke", results="file")
 
 
 def test_what_progress_says_is_shown_or_nothing_is(tmp_path):

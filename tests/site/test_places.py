@@ -1,4 +1,4 @@
-"""Places on the disk: what can be written, what is private, what is tidied, and what is left alone."""
+"""Places on the disk: what is private, what is tidied, and what is left alone."""
 
 import os
 import signal
@@ -29,35 +29,6 @@ def holder():
     """A process that holds a private folder, and that folder."""
     process = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return process, Path(process.stdout.readline().strip())
-
-
-def test_what_cannot_be_written_is_found_without_writing(tmp_path):
-    (tmp_path / "file").touch()
-    (tmp_path / "folder").mkdir()
-    places.writable(tmp_path / "file")
-    places.writable(tmp_path / "new" / "deep" / "file")
-    places.writable(tmp_path / "new", folder=True)
-    places.writable(tmp_path / "folder", folder=True)
-    places.writable(".", folder=True)
-    for path, folder, why in [
-        (tmp_path / "folder", False, "it is a folder"),
-        (tmp_path / "file", True, "it is a file"),
-        (tmp_path / "file" / "below", False, "file is a file"),
-        (tmp_path / "file" / "below" / "deep", True, "file is a file"),
-        (tmp_path / ("n" * 250), False, "name too long"),  # the name fits, but not the one that `whole` writes to
-        (tmp_path / ("n" * 300), False, "name too long"),
-        (Path("/proc/none/panel.png"), False, "cannot write /proc/none/panel.png"),
-    ]:
-        with pytest.raises(OSError, match=why):
-            places.writable(path, folder)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_closed_folder_cannot_be_written(tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    with pytest.raises(OSError, match="Permission denied"):
-        places.writable(tmp_path / "closed" / "file")
 
 
 def test_a_path_is_a_text_or_a_path():

@@ -14,6 +14,7 @@ from xai_repro.published import papers, published
 from xai_repro.site import places
 from xai_repro.site.driver import select
 from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
+from xai_repro.store.files import writable
 from xai_repro.study.profiles import profile as settings
 
 MARK = ".xai-repro-book"  # stands in a folder that sites are built in: nothing is replaced where it does not
@@ -67,12 +68,10 @@ def _claim(out, sources):
         ours, theirs = out.resolve(), source.resolve()
         if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
             raise ValueError(f"the site cannot be built in {out}: it is made from what is in {source}")
-    places.writable(out, folder=True)
     mark = out / MARK
-    if not mark.exists() and out.exists() and any(out.iterdir()):
+    if out.is_dir() and any(out.iterdir()) and not mark.exists():
         raise ValueError(f"{out} holds something other than a site of xai-repro: name a new folder, or remove this one")
-    out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    writable(mark).touch()
 
 
 def _build(pages, notebooks, place, out):

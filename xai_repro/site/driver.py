@@ -17,6 +17,7 @@ from xai_repro.site import places
 from xai_repro.site.execute import check, inspect
 from xai_repro.site.pipeline import digest, lock, make, problem, settings_are, unchanged, written
 from xai_repro.store import progress
+from xai_repro.store.files import writable
 from xai_repro.study.profiles import profile as settings
 
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
@@ -46,9 +47,9 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
     for path in chosen:
         check(path, inspect(path), parameters)
     jobs = min(_cores(), len(chosen)) if jobs is None else whole_number("jobs", jobs)
-    for name in ("notebooks", "logs"):
-        places.writable(place / name, folder=True)
-        (place / name).mkdir(parents=True, exist_ok=True)
+    for path in chosen:  # makes the folders, too
+        writable(place / "notebooks" / path.name)
+        writable(place / "logs" / f"{path.stem}.log")
     with lock(place), places.private() as sockets:
         _sweep(place)
         library, environment = library_hash(), _environment(jobs, sockets)
@@ -64,7 +65,7 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
 def select(names=None, folder="notebooks"):
     """Paths of the notebooks that names, numbers or patterns stand for; all of them for None.
 
-    Raises UnknownName with the nearest match, FileNotFoundError when the folder holds no notebook.
+    Raises UnknownName with the nearest match, ValueError for no name, FileNotFoundError when the folder holds no notebook.
     """
     found = sorted(path for path in places.path("folder", folder).glob("[0-9]*_*.ipynb"))
     if not found:
@@ -78,6 +79,8 @@ def select(names=None, folder="notebooks"):
         if not matching:
             raise unknown("notebook", stem, [p.stem for p in found])
         chosen |= matching
+    if not chosen:
+        raise ValueError("no notebook is named")
     return sorted(chosen)
 
 

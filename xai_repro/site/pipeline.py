@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 from contextlib import closing, contextmanager
-from itertools import count
 from pathlib import Path
 
 from doit.cmd_base import ModuleTaskLoader
@@ -16,6 +14,8 @@ from doit.exceptions import TaskFailed, UnmetDependency
 from doit.reporter import ZeroReporter
 from doit.tools import config_changed
 from filelock import FileLock, Timeout
+
+from xai_repro.store.files import set_aside
 
 _GROUP = "all"  # doit has groups of tasks; here there is one
 
@@ -27,7 +27,8 @@ def make(tasks, record, jobs=1):
     makes it fail. record: the file that remembers what was done; a damaged one is set aside. A failing task stops only
     those that need its result.
     """
-    _set_aside(Path(record))
+    if (record := Path(record)).exists() and not _readable(record):
+        print(f"{record} is damaged: it is now {set_aside(record).name}, and what it remembered is done again", file=sys.stderr)
     failed, done = {}, []
 
     class Reporter(ZeroReporter):
@@ -57,15 +58,6 @@ def make(tasks, record, jobs=1):
 
 def _plain(name):
     return name.removeprefix(_GROUP + ":")
-
-
-def _set_aside(record):
-    """Give a damaged record another name: a new one is made, and everything is done again."""
-    if not record.exists() or _readable(record):
-        return
-    bad = next(name for n in count() if not (name := record.with_name(f"{record.name}.bad{n or ''}")).exists())
-    os.replace(record, bad)
-    print(f"{record} is damaged: it is now {bad.name}, and what it remembered is done again", file=sys.stderr, flush=True)
 
 
 def _readable(record):

@@ -1,4 +1,4 @@
-"""Places on the disk: found to be writable before the work begins, kept private while it lasts, tidied after a killed run."""
+"""Places on the disk: kept private while a run lasts, tidied after one that was killed."""
 
 import os
 import re
@@ -23,36 +23,6 @@ def path(name, value):
     if not isinstance(value, (str, os.PathLike)):
         raise ValueError(f"{name} is {short(repr(value))} ({type(value).__name__}); a path is needed")
     return Path(value)
-
-
-def existing(path):
-    """The path, or the nearest one above it that is there: asking creates nothing."""
-    path = Path(path).absolute()
-    return next(p for p in [path, *path.parents] if p.exists())
-
-
-def writable(path, folder=False):
-    """Raise an OSError if a file (or a folder with files in it) could not be written at `path`; nothing is created.
-
-    Hours of work must not end at a place that could have been found closed at their beginning.
-    """
-    path = Path(path)
-    try:
-        problem = _problem(path, folder)
-    except OSError as error:
-        problem = error.strerror
-    if problem:
-        raise OSError(f"cannot write {short(str(path))}: {problem}")
-
-
-def _problem(path, folder):
-    if path.exists() and path.is_dir() != folder:
-        return f"it is a {'file' if folder else 'folder'}"
-    above = existing(path if folder else path.parent)
-    if not above.is_dir():
-        return f"{above} is a file"
-    with tempfile.TemporaryFile(dir=above), suppress(FileNotFoundError):
-        os.lstat(above / f"{path.name}.{'0' * 8}.tmp")  # an OSError where `whole` would find the name too long
 
 
 @contextmanager
