@@ -42,7 +42,7 @@ test-fast: env  ## the tests that take seconds
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lock:  ## choose the newest allowed versions again (needs uv)
-	@uv pip compile --quiet --all-extras --universal --python-version 3.11 pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --all-extras --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements.lock
 
 clean:  ## remove results and site, keep the environment and fetched files
 	@rm -rf results build

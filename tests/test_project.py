@@ -11,12 +11,13 @@ import yaml
 from packaging.requirements import Requirement
 
 import xai_repro as xr
+from xai_repro.doctor import locked
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted(p for p in (ROOT / "book").rglob("*.md") if "_vendor" not in p.parts)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text().splitlines() if re.match(r"\w", line)]
+LOCK = locked(ROOT / "requirements.lock")
 
 
 def named(name):
@@ -30,6 +31,16 @@ def test_the_lock_holds_what_the_project_asks_for():
         for locked in named(wanted.name):
             version = str(locked.specifier).removeprefix("==")
             assert wanted.specifier.contains(version), f"{locked} does not meet {wanted}: make lock"
+
+
+def test_every_package_of_the_lock_has_its_checksums():
+    """pip and uv then install only what is known; one package without a checksum would stop pip."""
+    text = (ROOT / "requirements.lock").read_text()
+    blocks = re.findall(r"^\w.*(?:\n +--hash=sha256:[0-9a-f]{64}(?: \\)?)+$", text, re.M)
+    assert len(blocks) == len(LOCK) > 200
+    lines = Path(ROOT / "Makefile").read_text().splitlines()
+    assert any("uv pip compile" in line and "--generate-hashes" in line for line in lines)
+    assert sum("--no-deps -r requirements.lock" in line for line in lines) == 2  # by pip and by uv
 
 
 def test_torch_and_torchvision_are_pinned_as_a_pair():
