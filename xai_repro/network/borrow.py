@@ -7,21 +7,25 @@ and once more, should an interrupt have hit that end itself, when the model is g
 import threading
 from contextlib import contextmanager
 from functools import partial
+from traceback import clear_frames
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.overrides import _get_current_function_mode_stack as mode_stack, _pop_mode, _push_mode
 
+from xai_repro.store.sharing import VALUES
+
 
 class _Mine(threading.local):
-    """What this thread has borrowed, and what it has to take back, the latest last."""
+    """What this thread has borrowed, what it has to take back, the latest last, and whether torch's stack of modes was found torn."""
 
     def __init__(self):
-        self.models, self.changes = [], []
+        self.models, self.changes, self.torn = [], [], False
 
 
 _MINE = _Mine()
 _LOCKS, _ASSIGNING = WeakKeyDictionary(), threading.Lock()  # module -> lock; modules of one model share it
+CONTEXT = [VALUES]  # context variables that are given back, too
 
 
 def borrowed(model, function):
@@ -31,40 +35,63 @@ def borrowed(model, function):
     return _holding(_locks(model), partial(_given_back, model, function))
 
 
+# Each lock is taken and left within one line: between lines a tracer could raise, and the lock would stay taken.
+
+
 def _locks(model):
-    """The locks of a model: one, or several where its parts were models of their own before."""
-    with _ASSIGNING:
-        known = {module: _LOCKS.get(module) for module in model.modules()}
-        locks = sorted({lock for lock in known.values() if lock}, key=id) or [threading.RLock()]  # in one order, so that nobody waits in a circle
-        for module in (module for module, lock in known.items() if not lock):
-            _LOCKS[module] = locks[0]
-    return locks
+    with _ASSIGNING: return _assigned(list(model.modules()))  # noqa: E701  # fmt: skip
 
 
 def _holding(locks, function):
     if not locks:
         return function()
-    with locks[0]:
-        return _holding(locks[1:], function)
+    with locks[0]: return _holding(locks[1:], function)  # noqa: E701  # fmt: skip
+
+
+def _assigned(modules):
+    """The locks of a model: one, or several where its parts were models of their own before."""
+    known = {module: _LOCKS.get(module) for module in modules}
+    locks = sorted({lock for lock in known.values() if lock}, key=id) or [threading.RLock()]  # in one order, so that nobody waits in a circle
+    for module in (module for module, lock in known.items() if not lock):
+        _LOCKS[module] = locks[0]
+    return locks
 
 
 def _given_back(model, function):
-    before = len(_MINE.models), len(_MINE.changes), torch.is_grad_enabled(), mode_stack()
+    context = [variable.get(None) for variable in CONTEXT]
+    before, _MINE.torn = (len(_MINE.models), len(_MINE.changes), torch.is_grad_enabled(), mode_stack(), context), False
     try:
         try:
             _MINE.models.append(model)
             return function()
+        except BaseException as error:
+            _as_before(*before)
+            if _MINE.torn:  # by an interrupt within torch's own code, whose generators would push a mode when they are forgotten
+                _forget_generators(error)
+                _as_before(*before)
+            raise
         finally:
             _as_before(*before)
     finally:  # an interrupt may have hit the one above
         _as_before(*before)
 
 
-def _as_before(models, changes, grad, modes):
+def _forget_generators(error):
+    """Let go of what the frames of an error hold, and those of the errors that it came from."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _as_before(models, changes, grad, modes, context):
     _take_back(changes)
     del _MINE.models[models:]
     torch.set_grad_enabled(grad)
     _stack_modes(modes)
+    for variable, value in zip(CONTEXT, context):
+        variable.set(value)
 
 
 def _take_back(left):
@@ -76,12 +103,13 @@ def _take_back(left):
 
 @contextmanager
 def changes():
-    """A block whose `change` and `hook` are taken back at its end."""
-    left = len(_MINE.changes)
+    """A block whose changes are taken back at its end."""
+    _MINE.changes.append(start := lambda: None)  # undoes nothing: a place in the list that is found again
     try:
         yield
-    finally:
-        _take_back(left)
+    finally:  # which comes late, if ever, where an interrupt hit the end of the block: then all is taken back already
+        if any(one is start for one in _MINE.changes):
+            _take_back(next(place for place, one in enumerate(_MINE.changes) if one is start))
 
 
 def change(module, name, value):
@@ -120,19 +148,28 @@ def _unhook(hooks, function):
 
 @contextmanager
 def using(mode):
-    """A block under a TorchFunctionMode. An interrupt can leave torch's own stack of modes one too long or too short: it is set right."""
-    before = mode_stack()
-    try:
+    """A block under a TorchFunctionMode."""
+    with changes():
+        before = mode_stack()
+        _MINE.changes.append(partial(_leave, before, [*before, mode]))
         _push_mode(mode)
         yield mode
-    finally:
-        _stack_modes(before)
+
+
+def _leave(before, during):
+    """Set torch's stack of modes right, which an interrupt within torch's own code leaves too short or too long."""
+    _MINE.torn = _MINE.torn or not _same(mode_stack(), during)
+    _stack_modes(before)
 
 
 def _stack_modes(modes):
     now = mode_stack()
-    if len(now) != len(modes) or any(one is not other for one, other in zip(now, modes)):
+    if not _same(now, modes):
         for _ in now:
             _pop_mode()
         for mode in modes:
             _push_mode(mode)
+
+
+def _same(modes, others):
+    return len(modes) == len(others) and all(one is other for one, other in zip(modes, others))

@@ -5,11 +5,12 @@ from contextvars import ContextVar
 
 import torch
 
-from xai_repro.network.borrow import borrowed, change, changes
+from xai_repro.network.borrow import CONTEXT, borrowed, change, changes
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.numerics.algebra import wide
 
 _OUTPUT = ContextVar("output", default=None)  # a function from what the model returns to logits, as the caller gave it
+CONTEXT.append(_OUTPUT)
 
 
 @contextmanager

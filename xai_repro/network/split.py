@@ -103,13 +103,16 @@ class Split:
     def first_input(self, A, of):
         """What `first` is given when the activations are A [R,K,h,w] of the images of [R]."""
 
+        reached = []
+
         def stop(h, *args):
-            raise _Reached(h)
+            reached.append(h.detach())
+            raise _Reached
 
         try:
             self._above({self._cut: self._in_place_of_the_output(A, of), self.first: stop}, of)
-        except _Reached as reached:
-            return reached.args[0].detach()
+        except _Reached:
+            return reached[0]
 
     def _in_place_of_the_output(self, A, of):
         """What the layer gives instead: a clone, since the next module may write in place."""
@@ -247,7 +250,7 @@ class Split:
 
 
 class _Reached(Exception):
-    """Carries the input of the layer up to which the head was run."""
+    """The layer up to which the head was to be run."""
 
 
 class _WrittenLater(Exception):

@@ -8,7 +8,7 @@ from itertools import chain
 
 import torch
 
-_VALUES = ContextVar("values", default=None)  # a call -> its arguments and its value; None outside every block
+VALUES = ContextVar("values", default=None)  # a call -> its arguments and its value; None outside every block
 
 
 @contextmanager
@@ -18,24 +18,24 @@ def sharing():
     The model must not change meanwhile. (A tensor or a weight that is written in place counts as another; what is written through
     `.data` goes unnoticed.)
     """
-    with _keeping({} if _VALUES.get() is None else _VALUES.get()):
+    with _keeping({} if VALUES.get() is None else VALUES.get()):
         yield
 
 
 @contextmanager
 def forgetting():
     """See what the block around this one has shared so far, and forget at the end what is added."""
-    with _keeping(dict(_VALUES.get() or {})):
+    with _keeping(dict(VALUES.get() or {})):
         yield
 
 
 @contextmanager
 def _keeping(values):
-    before = _VALUES.set(values)
+    before = VALUES.set(values)
     try:
         yield
     finally:
-        _VALUES.reset(before)
+        VALUES.reset(before)
 
 
 def shared(function):
@@ -48,7 +48,7 @@ def shared(function):
 
     @wraps(function, assigned=("__name__", "__doc__"))  # its own place in this file stays, by which `fingerprint` finds it
     def once(*args, **kwargs):
-        values = _VALUES.get()
+        values = VALUES.get()
         if values is None:
             return function(*args, **kwargs)
         given = signature.bind(*args, **kwargs)
