@@ -52,7 +52,7 @@ def test_torch_and_torchvision_are_pinned_as_a_pair():
 def test_the_conda_environment_installs_the_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *plain, pip = environment["dependencies"]
-    assert pip == {"pip": ["-r requirements.lock", "-e ."]} and "pip" in plain
+    assert pip == {"pip": ["-r requirements.lock"]} and "pip" in plain  # the library itself is a step of its own: a folder has no checksum
     python = next(p for p in plain if p.startswith("python")).split("=")[1]
     assert Requirement("x" + PROJECT["requires-python"]).specifier.contains(python)
 

@@ -37,14 +37,12 @@ def explain(model, x, y=None, method="grad-cam", layer=None, *, output=None, **h
 def explain_all(model, x, y=None, names=None, layer=None, hyper=None, *, output=None):
     """Maps of several methods (default: all), and why some have none.
 
-    hyper: {name: {hyper-parameter: value}} where a method is not to run under its default settings. Other arguments as for
-    `explain`. Returns {name: M [B,H,W]} and {name: reason} for the methods that cannot explain this model, or failed at it.
+    hyper: {name: {hyper-parameter: value}} where a method is not to run under its default settings; it may name more methods than
+    run. Other arguments as for `explain`. Returns {name: M [B,H,W]} and {name: reason} for the methods that cannot explain this model, or failed at it.
     """
     names, hyper = methods() if names is None else [names] if isinstance(names, str) else list(names), hyper or {}
-    for name in hyper:
-        if name not in names:
-            raise unknown("method of hyper", name, names)
-        check_hyper(method_info(name), {key: value for key, value in hyper[name].items() if key != "chunk"})
+    for name, given in hyper.items():
+        check_hyper(method_info(name), {key: value for key, value in given.items() if key != "chunk"})
     takes_layer = {name: "layer" in method_info(name).hyper for name in names}
     model = usable(model)
     check_classes(check_images(model, x, output), y, model)

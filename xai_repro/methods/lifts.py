@@ -4,6 +4,7 @@ Over several layers (`layers`: names, or the last n ends of stages, or "all") a 
 """
 
 import inspect
+import warnings
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,17 @@ def upsample(maps, size):
 def weighted(alpha, A):
     """ReLU(sum_k alpha_k A_kij), [B,h,w]."""
     return torch.einsum("bk,bkij->bij", alpha.to(wide(A)), wide(A)).relu()
+
+
+def say_what_is_empty(small, split):
+    """Warn where nothing is left of a map whose activations are negative in part: a positive share then counts against its place."""
+    empty = (small.amax((1, 2)) == 0) & (split.A.amin((1, 2, 3)) < 0)
+    if empty.any():
+        warnings.warn(
+            f"the map of image(s) {empty.nonzero()[:8, 0].tolist()} is empty: activations of '{split.layer}' are negative, as before a ReLU, and "
+            "class activation maps expect those after one",
+            stacklevel=2,
+        )
 
 
 def average(maps):
@@ -57,7 +69,9 @@ def coefficients(alpha, head=True):
         for name in _one_or_several(model, x, layer, layers):
             split = Split(model, x, name, head, layout)
             y = split.target(y)
-            maps.append(upsample(weighted(alpha(split, y, **hyper), split.A), x.shape[-2:]))
+            small = weighted(alpha(split, y, **hyper), split.A)
+            say_what_is_empty(small, split)
+            maps.append(upsample(small, x.shape[-2:]))
         return maps[0] if layers is None else average(maps)
 
     return _like(alpha, explain), _like(alpha, weights)

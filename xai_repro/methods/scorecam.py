@@ -1,7 +1,5 @@
 """Score-CAM: every activation map is tried as a mask of the image."""
 
-import warnings
-
 import torch
 
 from xai_repro.methods import lifts
@@ -22,7 +20,7 @@ def score_cam(split, y, *, weight="probability", chunk=None):
     channel and one more. weight: "probability" as in the released code; "softmax" for the paper's box, the softmax over the
     live channels of the logits S(x H_k) (a baseline S(X_b) would cancel); "increase" for p_y(x H_k) - p_y(X_b) with an image of
     zeros X_b [Collection-CAM, eqs. 1 to 3]. chunk: rows per forward pass.
-    Warns where the map is empty because the activations are negative, as before a ReLU. Raises ValueError for another weight.
+    Raises ValueError for another weight.
     """
     if weight not in ("probability", "softmax", "increase"):
         raise ValueError(f"weight is '{weight}'; possible: probability, softmax, increase")
@@ -41,16 +39,4 @@ def score_cam(split, y, *, weight="probability", chunk=None):
     if weight == "increase":
         empty = probabilities(split.model, predict(split.model, torch.zeros_like(split.x[:1])))[0, y]
         alpha[live] -= empty[images]
-    alpha = alpha.softmax(1).nan_to_num(0) if weight == "softmax" else alpha
-    _say_what_is_empty(split, alpha, A)
-    return alpha
-
-
-def _say_what_is_empty(split, alpha, A):
-    empty = (lifts.weighted(alpha, A).amax((1, 2)) == 0) & (A.amin((1, 2, 3)) < 0)
-    if empty.any():
-        warnings.warn(
-            f"score-cam: the map of image(s) {empty.nonzero()[:8, 0].tolist()} is empty, since most activations of '{split.layer}' are "
-            "negative and all coefficients positive: name the layer after its ReLU",
-            stacklevel=2,
-        )
+    return alpha.softmax(1).nan_to_num(0) if weight == "softmax" else alpha

@@ -3,8 +3,8 @@
 Activations and their reference (zeros) run through the head as one batch. Backwards, an elementwise non-linearity passes the
 slope of the chord between the two instead of the derivative, and a max-pool hands on what its output differs by. A product of
 two factors that both differ shares its difference between them: d(ab) = (b + b0)/2 da + (a + a0)/2 db, the Shapley values of the
-two. Divisions, normalisations and attention are made of these. Functions are caught where they are called, so functional and
-reused ones count like modules.
+two. Divisions, normalisations, softmax and attention (scaled_dot_product_attention, not what nn.MultiheadAttention does within) are
+made of these. Functions are caught where they are called, so functional and reused ones count like modules.
 """
 
 import torch
