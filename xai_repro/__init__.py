@@ -8,8 +8,6 @@ __version__ = "0.1.0"
 
 # The public names and where they live. They are imported when first used, so that the command line starts at once.
 _PUBLIC = {
-    "methods": "registry",
-    "metrics": "registry",
     "method_info": "registry",
     "metric_info": "registry",
     "method": "registry",
@@ -31,6 +29,7 @@ _PUBLIC = {
     "write_rows": "store.files",
 }
 _MODULES = {name: f"study.{name}" for name in ("tables", "claims", "plots", "timing", "proposals")}
+_MODULES |= {"methods": "methods", "metrics": "metrics"}  # packages that are called for the names in them
 __all__ = [*_PUBLIC, *_MODULES]
 
 
@@ -47,7 +46,7 @@ def __dir__():
 
 
 class _Package(ModuleType):
-    """`xr.methods` and its like stay the public functions when the folder of the same name is imported."""
+    """`xr.explain` and its like stay the public functions when the file of the same name is imported."""
 
     def __setattr__(self, name, value):
         if not (name in _PUBLIC and isinstance(value, ModuleType)):

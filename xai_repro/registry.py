@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from types import ModuleType
 from typing import Callable
 
 from xai_repro.errors import like, short, unknown, whole_number
@@ -146,6 +147,11 @@ def check_hyper(info, hyper):
     if "seed" in checked:
         whole_number(f"seed of {info.name}", checked["seed"], 0, 2**32 - 1)  # what every generator takes
     return checked
+
+
+def callable_package(name, names):
+    """Make a package the list of what its files register, too: `xr.methods()` are the names, `xr.methods.cam` is a file."""
+    sys.modules[name].__class__ = type("Package", (ModuleType,), {"__call__": staticmethod(names), "__doc__": names.__doc__})
 
 
 def _matching(table, pattern):

@@ -8,7 +8,7 @@ import torch
 from xai_repro.errors import NotApplicable, whole_number
 from xai_repro.network.borrow import borrowed, using
 from xai_repro.network.chunks import default_chunk, in_chunks
-from xai_repro.network.forward import evaluating, logits_of, top1
+from xai_repro.network.forward import check_differentiable, evaluating, logits_of, top1
 from xai_repro.network.rectify import RectifierRule
 from xai_repro.network.target import target_logit
 from xai_repro.numerics.algebra import wide
@@ -24,11 +24,12 @@ def input_gradient(model, x, y):
 
 
 def _input_gradient(model, x, y):
+    check_differentiable(model)
     with evaluating(model), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         S = target_logit(logits_of(model(leaf.clone())), y)
         if not S.requires_grad:
-            raise NotApplicable(f"no gradient reaches the images from the logits of {type(model).__name__} (quantised layers pass none)")
+            raise NotApplicable(f"no gradient reaches the images from the logits of {type(model).__name__}: nothing differentiable lies between them")
         (g,) = torch.autograd.grad(S.sum(), leaf)
     return g
 

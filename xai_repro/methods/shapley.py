@@ -13,6 +13,7 @@ from xai_repro.errors import whole_number
 from xai_repro.methods import lifts
 from xai_repro.network.borrow import borrowed, changes, freeze, using
 from xai_repro.network.chunks import in_chunks
+from xai_repro.network.forward import check_differentiable
 from xai_repro.network.game import Game
 from xai_repro.network.rescale import RescaleRule
 from xai_repro.network.target import target_logit
@@ -105,6 +106,7 @@ def lift_cam(split, y):
 
 
 def _lift_cam(split, y):
+    check_differentiable(split.model)
     leaf = split.A.clone().requires_grad_()
     rows = len(leaf)
     of = torch.arange(rows, device=leaf.device).repeat(2)

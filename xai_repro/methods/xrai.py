@@ -58,7 +58,7 @@ def _sums(masks, a):
 
 
 def segments(image):
-    """Segments of an image [3,H,W] at all scales, dilated: bool [S,H,W] on the CPU."""
+    """Segments of an image [C,H,W] at all scales, dilated: bool [S,H,W] on the CPU."""
     H, W = image.shape[1:]
     pixels = image.permute(1, 2, 0).double().cpu().contiguous().numpy()
     labels = _labels(pixels.tobytes(), H, W)
@@ -78,7 +78,7 @@ def _labels(pixels, H, W):
     from skimage.segmentation import felzenszwalb  # here, since their import takes a second
     from skimage.transform import resize
 
-    image = np.frombuffer(pixels).reshape(H, W, 3)
+    image = np.frombuffer(pixels).reshape(H, W, -1)
     spread = image.max() - image.min()
     image = 2 * (image - image.min()) / (spread if spread else 1) - 1
     small = resize(image, (SIDE, SIDE), order=3, mode="constant", preserve_range=True, anti_aliasing=True)

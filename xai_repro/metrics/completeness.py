@@ -1,7 +1,7 @@
 """Completeness: whether a map that claims to share out the logit does so."""
 
 from xai_repro.network.forward import predict
-from xai_repro.network.target import target_logit
+from xai_repro.network.target import of_class
 from xai_repro.numerics.algebra import wide
 from xai_repro.registry import metric
 
@@ -16,6 +16,6 @@ def completeness(model, x, y, maps, truth=None):
     the error of its integral), and of linear-approximation on networks of ReLUs without biases; other maps make none. Costs two
     forward passes.
     """
-    change = target_logit(predict(model, x), y) - target_logit(predict(model, x * 0), y)
+    change = of_class(predict(model, x), y) - of_class(predict(model, x * 0), y)
     missed = (wide(maps).sum((1, 2)) - change).abs() / change.abs()
     return missed.where(change != 0, float("nan")).to(x)

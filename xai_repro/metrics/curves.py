@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter1d
 from xai_repro.metrics.faithfulness import probability
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import predict
-from xai_repro.network.target import probabilities, target_logit
+from xai_repro.network.target import of_class, probabilities
 from xai_repro.registry import metric
 from xai_repro.store.sharing import shared, sharing
 
@@ -91,7 +91,7 @@ def replacing(model, old, new, y, maps, counts, chunk=None):
         b, t = row // len(counts), row % len(counts)
         replaced = rank[b] < counts[t, None, None]
         images = torch.where(replaced[:, None], new[b], old[b])
-        return target_logit(probabilities(model, predict(model, images, len(b))), y[b])
+        return of_class(probabilities(model, predict(model, images, len(b))), y[b])
 
     return in_chunks(points, len(old) * len(counts), default_chunk(old) if chunk is None else chunk).view(len(old), -1)
 

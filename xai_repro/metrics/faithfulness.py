@@ -7,7 +7,7 @@ multiplies the normalised image, so what is masked becomes the mean colour.
 import torch
 
 from xai_repro.network.forward import predict
-from xai_repro.network.target import probabilities, target_logit
+from xai_repro.network.target import of_class, probabilities
 from xai_repro.registry import metric
 from xai_repro.store.sharing import shared
 
@@ -20,7 +20,7 @@ def logits(model, x, mask=None):
 
 def probability(model, x, y, mask=None):
     """p_y(x_b) for every image b, or p_y(x_b M_b), [B]."""
-    return target_logit(probabilities(model, logits(model, x, mask)), y)
+    return of_class(probabilities(model, logits(model, x, mask)), y)
 
 
 @metric("increase-in-confidence", higher_is_better=True, cite="chattopadhay2018gradcampp")
@@ -29,10 +29,11 @@ def increase_in_confidence(model, x, y, maps, truth=None):
 
     1[O > Y]   [LIFT-CAM supplement, tables 3 to 5 and 7; Collection-CAM, eq. 27]
 
-    0 or 1 per image; its mean is the share of images.
+    0 or 1 per image, NaN where the model gives NaN; its mean is the share of images.
     *Deviation*: Collection-CAM prints Y > O in eq. 27, which contradicts its own "higher is better".
     """
-    return (probability(model, x, y, maps) > probability(model, x, y)).to(x.dtype)
+    O, Y = probability(model, x, y, maps), probability(model, x, y)  # noqa: E741
+    return (O > Y).to(x.dtype).where(~(O - Y).isnan(), torch.nan)
 
 
 @metric("average-drop", higher_is_better=False, cite="chattopadhay2018gradcampp")

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 
 import torch
 
+from xai_repro.errors import NotApplicable
 from xai_repro.network.borrow import CONTEXT, borrowed, change, changes
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.numerics.algebra import wide
@@ -32,6 +33,13 @@ def evaluating(model):
                 change(module, "_compiled_call_impl", None)
         with outside_inference():
             yield
+
+
+def check_differentiable(model):
+    """Refuse a model whose quantised layers pass no gradient, which torch would take for a gradient of zero."""
+    for name, module in model.named_modules():
+        if ".quantized" in type(module).__module__:
+            raise NotApplicable(f"no gradient reaches the images through '{name}', a quantised layer: explain the model before it is quantised")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from xai_repro.errors import NotApplicable
 from xai_repro.network.borrow import borrowed, change, changes, hook
-from xai_repro.network.forward import evaluating, logits_of, outside_inference
+from xai_repro.network.forward import check_differentiable, evaluating, logits_of, outside_inference
 from xai_repro.network.layers import default_layer, place
 from xai_repro.network.layout import layout_of
 from xai_repro.network.standin import NeedsValues, StandIn
@@ -62,6 +62,7 @@ class Split:
 
     def grads(self, y, above):
         """The gradient of logit_y with respect to A and to tensors that the forward pass computed above the cut."""
+        check_differentiable(self.model)
         with outside_inference(), torch.enable_grad():
             score, tensors = target_logit(self._graph, y).sum(), [self._leaf, *above]
             found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)

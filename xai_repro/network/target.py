@@ -11,8 +11,10 @@ def resolve_target(logits, y):
     if logits.isnan().any():
         bad = logits.isnan().any(1).nonzero()[:8, 0].tolist()
         raise ValueError(f"the model gives NaN for image(s) {bad}: look at its weights and at the scale of the images")
-    if y is None:
-        return logits.argmax(1)
+    return logits.argmax(1) if y is None else _in_range(logits, y)
+
+
+def _in_range(logits, y):
     classes = logits.shape[1]
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise ValueError(f"y holds class {int(y.max()) if int(y.max()) >= classes else int(y.min())}; the model has classes 0 to {classes - 1}")
@@ -25,6 +27,11 @@ def target_logit(logits, y):
     if S.isinf().any():
         raise ValueError(f"the logit of the class is infinite for image(s) {S.isinf().nonzero()[:8, 0].tolist()}: there is nothing to explain")
     return S
+
+
+def of_class(values, y):
+    """values[b, y_b], [B], NaN where it is NaN: a score that is not defined is not one of an explanation. Raises ValueError for a class out of range."""
+    return values.gather(1, _in_range(values, y)[:, None])[:, 0]
 
 
 def probabilities(model, logits):
