@@ -324,3 +324,22 @@ def test_agrees_with_captum(build):
     assert expected.max() > 0
     torch.testing.assert_close(xr.normalize(got), xr.normalize(expected), rtol=0, atol=1e-5)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+
+
+def test_grad_cam_plus_plus_has_digits_left_where_its_denominator_nears_zero():
+    """2 + G sum A of a layer with negative activations: the coefficients are those of the float32 A and G, computed in float64."""
+    from xai_repro.network.split import Split
+
+    model, x = seeded(GapLinear, dtype=torch.float32), images(dtype=torch.float32)
+    model.features = model.features[:3]  # no ReLU before the pooling
+    A = Split(model, x, "features.2").A
+    with torch.no_grad():
+        model.fc.weight[Y[0]] = -2 * A[0, 0].numel() / A[0].sum((1, 2)) * (1 + 3e-6)
+    split = Split(model, x, "features.2")
+    G, A = split.grad(Y).double(), split.A.double()
+    denominator = 2 + G * A.sum((2, 3), keepdim=True)
+    assert denominator[0].abs().max() < 1e-4
+    expected = ((G > 0) / denominator * G.relu()).sum((2, 3))
+    got = xr.coefficients(model, x, Y, "grad-cam++", layer="features.2", alpha_norm=False)
+    torch.testing.assert_close(got, expected.float(), rtol=1e-6, atol=0)
+    assert (expected[0] > 0).any() or (expected[0] < 0).any()
