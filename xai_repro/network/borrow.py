@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.overrides import _get_current_function_mode_stack as mode_stack, _pop_mode, _push_mode
 
+from xai_repro.errors import NotApplicable
 from xai_repro.store.sharing import VALUES
 
 
@@ -25,6 +26,7 @@ class _Mine(threading.local):
 
 _MINE = _Mine()
 _LOCKS, _ASSIGNING = WeakKeyDictionary(), threading.Lock()  # module -> lock; modules of one model share it
+SCRIPTED = "a TorchScript model cannot be cut at a layer: explain the model that it was made from"
 CONTEXT = [VALUES]  # context variables that are given back, too
 
 
@@ -136,7 +138,9 @@ def freeze(model):
 
 
 def hook(module, kind, function):
-    """Register a "forward" or "forward_pre" hook."""
+    """Register a "forward" or "forward_pre" hook. Raises NotApplicable for TorchScript, which calls none."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise NotApplicable(SCRIPTED)
     _MINE.changes.append(partial(_unhook, getattr(module, f"_{kind}_hooks"), function))
     getattr(module, f"register_{kind}_hook")(function)
 

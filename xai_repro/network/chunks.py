@@ -11,7 +11,19 @@ def default_chunk(x):
     size = x.shape[-1] * x.shape[-2]
     if x.device.type != "cpu":
         return max(1, 2**22 // size)
-    return max(1, 2**19 // size, min(16, 2**20 // size))
+    return max(1, 2**18 // size, min(16, 2**20 // size))
+
+
+def gradient_chunk(model, x):
+    """Rows per forward and backward pass: the default, and on a CPU at most 16 and at least 8 for depthwise convolutions.
+
+    A backward pass keeps what the forward pass made; depthwise convolutions make much and compute little, so that they wait for
+    the memory as soon as the caches are full.
+    """
+    depthwise = any(module.groups == module.in_channels > 1 for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    if not depthwise or x.device.type != "cpu":
+        return default_chunk(x)
+    return min(default_chunk(x), max(8, min(16, 2**18 // (x.shape[-1] * x.shape[-2]))))
 
 
 def in_chunks(function, rows, chunk):

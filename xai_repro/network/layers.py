@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xai_repro.errors import NotApplicable, short, unknown
-from xai_repro.network.borrow import borrowed, changes, freeze, hook
+from xai_repro.network.borrow import SCRIPTED, borrowed, changes, freeze, hook
 from xai_repro.network.forward import evaluating, logits_of
 from xai_repro.network.layout import layout_of
 
@@ -67,19 +67,34 @@ def place(model, layer):
 
     Raises UnknownName with the nearest match for a layer that the model lacks.
     """
-    modules = dict(model.named_modules())
     if isinstance(layer, nn.Module):
-        name = next((name for name, module in modules.items() if module is layer and name), None)
+        name = next((name for name, module in model.named_modules() if module is layer and name), None)
         if name is None:
-            raise unknown("layer", f"{type(layer).__name__} (no module of this model)", [name for name in modules if name])
+            raise _unknown(model, f"{type(layer).__name__} (no module of this model)")
         return Place(name, layer)
     text = layer if isinstance(layer, str) else short(layer)
-    name, mark, call = text.partition("#") if text not in modules else (text, "", "")
-    if not name or name not in modules or not isinstance(layer, str):
-        raise unknown("layer", text, [name for name in modules if name])
-    if mark and not call.removeprefix("-").isdecimal():
+    if (module := _module(model, text)) is not None and isinstance(layer, str):
+        return Place(text, module)
+    name, mark, call = text.partition("#")
+    module = _module(model, name)
+    if not mark or module is None:
+        raise _unknown(model, text)
+    if not call.removeprefix("-").isdecimal():
         raise ValueError(f"layer '{text}' names call '{call}'; a number is needed, such as {name}#0 for the first or {name}#-1 for the last call")
-    return Place(text, modules[name], int(call) if mark else None)
+    return Place(text, module, int(call))
+
+
+def _module(model, name):
+    if isinstance(model, torch.jit.ScriptModule):
+        raise NotApplicable(SCRIPTED)
+    try:
+        return model.get_submodule(name) if name else None
+    except AttributeError:
+        return None
+
+
+def _unknown(model, given):
+    return unknown("layer", given, [name for name, _ in model.named_modules() if name])
 
 
 def default_layer(model, x=None):
@@ -119,7 +134,7 @@ def _listed(model, table):
             found = table[kind.__name__]
             found = found(model) if callable(found) else found
             names = [found] if isinstance(found, str) else found
-            return found if set(names) <= {name for name, _ in model.named_modules()} else None
+            return found if all(_module(model, name) is not None for name in names) else None
     return None
 
 

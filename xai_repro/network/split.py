@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from xai_repro.errors import NotApplicable
 from xai_repro.network.borrow import borrowed, change, changes, hook
 from xai_repro.network.forward import check_differentiable, evaluating, logits_of, outside_inference
 from xai_repro.network.layers import default_layer, place
@@ -34,8 +33,6 @@ class Split:
     """
 
     def __init__(self, model, x, layer=None, head=True, layout=None):
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            raise NotApplicable("a TorchScript model cannot be cut at a layer: explain the model that it was made from")
         with outside_inference():
             self.model, self.x = model, x.clone() if x.is_inference() else x.detach()
         where = place(model, default_layer(model, x) if layer is None else layer)
@@ -62,10 +59,11 @@ class Split:
 
     def grads(self, y, above):
         """The gradient of logit_y with respect to A and to tensors that the forward pass computed above the cut."""
-        check_differentiable(self.model)
         with outside_inference(), torch.enable_grad():
             score, tensors = target_logit(self._graph, y).sum(), [self._leaf, *above]
             found = torch.autograd.grad(score, tensors, retain_graph=True, allow_unused=True)
+        if any(G is None for G in found):
+            check_differentiable(self.model)
         return [torch.zeros_like(tensor) if G is None else G for G, tensor in zip(found, tensors)]
 
     def head(self, A, of=None):
