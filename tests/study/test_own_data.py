@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -245,6 +246,26 @@ def test_one_logit(toys):
 def test_a_model_in_double_precision(toys):
     frame = run(model=Brightest().double(), methods="toy-channel", metrics=["toy-mean", "average-drop"])
     assert (frame.status == "ok").all() and frame.value.tolist() == pytest.approx(run(methods="toy-channel", metrics=["toy-mean", "average-drop"]).value.tolist(), abs=1e-6)
+
+
+class InARecord(Brightest):
+    """The same logits, within a dictionary."""
+
+    def forward(self, x):
+        return {"out": super().forward(x), "aux": None}
+
+
+def test_where_the_logits_are_is_said_by_a_function(toys, tmp_path):
+    model, data, asked = InARecord(), Data(samples()), (["toy-channel", "random"], ["toy-mean", "average-drop", "proportion"])
+    plain = evaluate({"one": Brightest()}, {"data": data}, *asked, limit=5)
+    frame = evaluate({"one": model}, {"data": data}, *asked, limit=5, output=lambda out: out["out"], results=tmp_path)
+    pd.testing.assert_frame_equal(stable(frame), stable(plain))
+    before = len(shards_or_none(tmp_path))
+    evaluate({"one": model}, {"data": data}, *asked, limit=5, output=lambda out: -out["out"], results=tmp_path)
+    assert len(shards_or_none(tmp_path)) == 2 * before, "another function, other shards"
+    assert evaluate({"one": model}, {"data": data}, *asked, limit=5)["status"].str.contains("say with output=...").all()
+    with pytest.raises(ValueError, match="output is 'out'; a function"):
+        evaluate({"one": model}, {"data": data}, *asked, output="out")
 
 
 # -- what a profile leaves out --------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from xai_repro.errors import short, whole_number
 from xai_repro.explain import coefficients, explain
 from xai_repro.models.zoo import pick_device
+from xai_repro.network.forward import reading
 from xai_repro.numerics.algebra import normalize
 from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.score import score
@@ -31,7 +32,7 @@ SLOW = 5  # seconds: maps of a block that took longer are kept beside the shards
 
 def evaluate(
     models, datasets, methods, metrics, profile="mini", scheduler=None, results=None,
-    *, limit=None, batch=16, device="auto", paper="",
+    *, limit=None, batch=16, device="auto", paper="", output=None,
 ):  # fmt: skip
     """Score every method with every metric on every model and data set; one row per image, class, method and metric.
 
@@ -43,7 +44,8 @@ def evaluate(
     the method and its hyper-parameters as `method` and `settings`, unless they are given a method.
     profile: how many images (limit overrides it), and hyper-parameters for methods and metrics given by name alone. What it
     leaves out stands in `attrs["limits"]` of the table, and is printed where a data set is given as an object.
-    batch: rows explained at once. device: where models given by name run. paper: what to write in that column.
+    batch: rows explained at once. device: where models given by name run. paper: what to write in that column. output: a function
+    from what the models return to logits, as for `explain`.
     results: folder of the shards. A cell (model, data set, method, metric, at most 100 images) whose shard is there
     is done; the shard's name carries a fingerprint of code, hyper-parameters, weights and images, so a change
     recomputes what depends on it and nothing else. Maps that took long to make are kept there too. None: no files.
@@ -64,6 +66,8 @@ def evaluate(
             raise ValueError(f"{name} is {short(repr(text))}; a text is needed")
     if results is not None and (not isinstance(results, (str, os.PathLike)) or not str(results)):
         raise ValueError(f"results is {short(repr(results))}; the name of a folder is needed, or None")
+    if output is not None and not callable(output):
+        raise ValueError(f"output is {short(repr(output))}; a function from what a model returns to logits is needed, or None")
     models, datasets, usual = labelled_models(models), labelled_data(datasets), settings.get("hyper", {})
     methods, metrics = with_hyper(methods, "method", usual), with_hyper(metrics, "metric", usual)
     work_off = cluster.runner(scheduler, [*models.values(), *datasets.values()]) if scheduler else None
@@ -76,8 +80,9 @@ def evaluate(
         check_layers(module, model_label, [*methods, *metrics])
         size, whole = sizes[data_label] = _size(samples, data_label, limit or settings["images"])
         weights = (module.fingerprint if isinstance(model, str) else fingerprint.of_model(module)) if results else ""
+        weights = fingerprint.digest(weights, fingerprint.of_code(output)) if results and output else weights
         for start in range(0, size, BLOCK):
-            job = Job(model, data, model_label, data_label, start, min(start + BLOCK, size), (), batch, device, profile, weights, "")
+            job = Job(model, data, model_label, data_label, start, min(start + BLOCK, size), (), batch, device, profile, weights, "", output)
             job, found = _planned(job, module, samples, methods, metrics, results)
             tables |= found
             jobs += [job] if job.todo else []
@@ -133,6 +138,7 @@ class Job:
     profile: str
     weights: str  # fingerprint; "" where no shards are written
     images: str  # the same of the images
+    output: object = None  # from what the model returns to logits
 
     @property
     def length(self):
@@ -174,7 +180,7 @@ def run(job, step=lambda images: None, load=None):
     """
     model, data = the_model(job.model, job.data, job.device, load), the_data(job.data)
     tables = {}
-    with sharing():
+    with sharing(), reading(job.output):
         block = block_of(model, data, job)
         for method, wanted, missing, kept in ((m, *part, path) for m, every, path in job.todo for part in _by_kind(every)):
             maps, seconds = _kept(model, block, method, wanted, job, step, kept)
