@@ -22,6 +22,7 @@ _PUBLIC = {
     "transform": "models",
     "load_data": "data",
     "data_names": "data",
+    "Sample": "data",
     "denormalize": "data",
     "evaluate": "study.evaluate",
     "published": "published",
