@@ -4,6 +4,7 @@ import re
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from xai_repro.errors import NotApplicable, UnknownName, short, unknown
 from xai_repro.network.borrow import borrowed
@@ -12,7 +13,9 @@ from xai_repro.network.forward import outside_inference, predict, reading
 from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TOO_SMALL = re.compile("[Kk]ernel size can't be greater|[Oo]utput size is too small|smaller than kernel size|input size per channel", re.S)
+OTHER_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
 
 
 def explain(model, x, y=None, method="grad-cam", layer=None, *, output=None, **hyper):
@@ -44,7 +47,7 @@ def explain_all(model, x, y=None, names=None, layer=None, hyper=None, *, output=
     for name, given in hyper.items():
         check_hyper(method_info(name), {key: value for key, value in given.items() if key != "chunk"})
     takes_layer = {name: "layer" in method_info(name).hyper for name in names}
-    model = usable(model)
+    model = usable(model, output)
     check_classes(check_images(model, x, output), y, model)
     if layer is not None:
         place(model, layer)
@@ -68,7 +71,7 @@ def coefficients(model, x, y=None, method="lift-cam", layer=None, *, output=None
 
 
 def _apply(function, model, x, y, method, layer, output, hyper):
-    info, model = method_info(method), usable(model)
+    info, model = method_info(method), usable(model, output)
     chunk = hyper.pop("chunk", None) if "chunk" not in info.hyper else None
     if layer is not None:
         hyper = hyper | {"layer": layer}
@@ -84,41 +87,59 @@ def _apply(function, model, x, y, method, layer, output, hyper):
                 check_range(model, images, classes)
             return in_chunks(lambda rows: function(model, images[rows], None if classes is None else classes[rows], **hyper), len(x), chunk)
 
-    maps = _plainly(lambda: borrowed(model, run), model, x)
+    maps = plainly(lambda: borrowed(model, run), model, x)
     if len(maps) != len(x) or (function is info.function and maps.shape[1:] != x.shape[2:]) or not maps.isfinite().all():
         found = list(maps.shape) if maps.isfinite().all() else "NaN or infinity"
         raise ValueError(f"{method} gave {found} for images {list(x.shape)}; finite maps [B,H,W] (or coefficients [B,K]) are expected of it")
     return maps.detach().to(torch.float64 if given == torch.float64 else torch.float32)
 
 
-def _plainly(function, model, x):
-    """function(); what torch says of images that are too small is said in words."""
+def plainly(function, model, x):
+    """function(); what torch says of images that are too small, or have other channels, is said in words."""
     try:
         return function()
     except RuntimeError as error:
+        channels = OTHER_CHANNELS.search(str(error))
+        if channels and int(channels[2]) == x.shape[1]:
+            raise _other_channels(model, x, int(channels[1])) from error
         if TOO_SMALL.search(str(error)):
             raise ValueError(f"images of {x.shape[-2]} x {x.shape[-1]} pixels are too small for {type(model).__name__}: {short(str(error), 200)}") from error
         raise
 
 
-def usable(model):
-    """The model itself, out of torch.compile's wrapping; a ValueError for one that cannot be explained."""
+def usable(model, output=None):
+    """The model itself, out of torch.compile's wrapping; a ValueError for one that cannot be explained, or an `output` that reads no logits."""
     model = getattr(model, "_orig_mod", model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"a model is a torch.nn.Module; got {type(model).__name__}" + (": load it with xr.load_model" if isinstance(model, str) else ""))
-    for tensor in (one for module in model.modules() for one in module._parameters.values()):  # as model.parameters() does, in a third of the time
-        if tensor is not None and (tensor.is_meta or tensor.is_inference()):
-            name = next(name for name, one in model.named_parameters() if one is tensor)
-            why = "is on the device meta: the model has no weights" if tensor.is_meta else "was made in inference mode, where torch keeps no gradients: build or load the model outside torch.inference_mode()"
-            raise ValueError(f"'{name}' {why}")
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):  # as model.parameters() does, in a third of the time
+            if tensor is not None and (why := _useless(tensor)):
+                names = (name for name, one in [*model.named_parameters(), *model.named_buffers()] if one is tensor)
+                raise ValueError(f"'{next(names)}' {why}")
+    check_output(output)
     return model
+
+
+def _useless(tensor):
+    """What speaks against a parameter or buffer, to be said after its name; None if nothing does."""
+    if is_lazy(tensor):
+        return "has no shape yet: run the model on an image first"
+    if tensor.is_meta:
+        return "is on the device meta: the model has no weights"
+    if tensor.is_inference() and isinstance(tensor, nn.Parameter):
+        return "was made in inference mode, where torch keeps no gradients: build or load the model outside torch.inference_mode()"
+
+
+def check_output(output):
+    if output is not None and not callable(output):
+        raise ValueError(f"output is {short(repr(output))}; a function from what a model returns to logits is needed, or None")
 
 
 def check_images(model, x, output=None):
     """The images as the model takes them, [B,C,H,W] in its own precision, or a ValueError that says what is wrong."""
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise ValueError(f"images must be a floating-point tensor [B,C,H,W], as the model takes them; got {got}")
+    if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.layout != torch.strided or x.is_nested:
+        raise ValueError(f"images must be a floating-point tensor [B,C,H,W], as the model takes them; got {_kind(x)}")
     if x.dim() != 4 or 0 in x.shape:
         hint = {3: "; add the batch dimension: x[None]"}.get(x.dim(), "")
         raise ValueError(f"images must be [B,C,H,W]; got {list(x.shape)}{hint}")
@@ -133,6 +154,12 @@ def check_images(model, x, output=None):
     return x
 
 
+def _kind(x):
+    if not isinstance(x, torch.Tensor):
+        return type(x).__name__
+    return x.dtype if x.dtype not in FLOATS else "a nested tensor" if x.is_nested else x.layout
+
+
 def _check_channels(model, x, output):
     """Ask the model itself where none of its convolutions takes that many channels: it may make more of them."""
     convolutions = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -143,8 +170,12 @@ def _check_channels(model, x, output):
         with reading(output):
             predict(model, x[:1])
     except RuntimeError as error:
-        hint = "; repeat a grey image: x.expand(-1, 3, -1, -1)" if (x.shape[1], first) == (1, 3) else ""
-        raise ValueError(f"images must be [B,{first},H,W] for {type(model).__name__}; got {list(x.shape)}{hint}") from error
+        raise _other_channels(model, x, first) from error
+
+
+def _other_channels(model, x, wanted):
+    hint = "; repeat a grey image: x.expand(-1, 3, -1, -1)" if (x.shape[1], wanted) == (1, 3) else ""
+    return ValueError(f"images must be [B,{wanted},H,W] for {type(model).__name__}; got {list(x.shape)}{hint}")
 
 
 def check_classes(x, y, model=None):
@@ -163,27 +194,42 @@ def check_classes(x, y, model=None):
         raise ValueError(f"y must be one class, or one per image; got {short(repr(y))}") from error
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
         raise ValueError(f"y must hold class indices; got {y.dtype}")
+    y = y.long()
     if y.dim() == 0:
         y = y.expand(len(x))
     if y.shape != (len(x),):
         raise ValueError(f"y must be one class, or one per image: [{len(x)}]; got {list(y.shape)}")
     if int(y.min()) < 0:
         raise ValueError(f"y holds class {int(y.min())}; classes start at 0")
-    return y.long()
+    return y
 
 
 def _class_of(model, name):
-    classes = getattr(model, "classes", None)
+    classes = classes_of(model)
     if not classes:
         raise UnknownName(f"unknown class '{short(name)}': the model does not name its classes (model.classes); give numbers")
+    return number_of(name, classes)
+
+
+def number_of(name, classes):
+    """The number of a class that is given by name."""
     if name not in classes:
         raise unknown("class", name, classes)
-    return list(classes).index(name)
+    if classes.count(name) > 1:
+        numbers = ", ".join(str(number) for number, one in enumerate(classes) if one == name)
+        raise ValueError(f"'{short(name)}' is the name of the classes {numbers}: give the number of one")
+    return classes.index(name)
+
+
+def classes_of(thing):
+    """The names of the classes of a model or a data set, in the order of the labels; None where it does not say."""
+    classes = getattr(thing, "classes", None)
+    return list(classes) if classes is not None and hasattr(classes, "__len__") and not isinstance(classes, str) else None
 
 
 def check_range(model, x, y):
     """Refuse a class that the model does not have, for what never looks at the logits; costs a forward pass of one image, if any."""
-    known = getattr(model, "classes", None)
+    known = classes_of(model)
     classes = len(known) if known else predict(model, x[:1]).shape[1]
     if int(y.max()) >= classes:
         raise ValueError(f"y holds class {int(y.max())}; the model has classes 0 to {classes - 1}")

@@ -149,9 +149,9 @@ def _load(model, weights, device):
 def _class_number(target, names):
     """The class that a number or a name stands for."""
     if str(target).isdecimal():
-        if int(target) >= len(names):
+        if len(str(target)) > 9 or int(target) >= len(names):
             raise ValueError(f"class {short(str(target))} does not exist: the model has classes 0 to {len(names) - 1}")
         return int(target)
-    if target not in names:
-        raise unknown("class", target, names)
-    return list(names).index(target)
+    from xai_repro.explain import number_of
+
+    return number_of(target, list(names))

@@ -3,7 +3,7 @@
 import torch
 
 from xai_repro.errors import short
-from xai_repro.explain import check_classes, check_images, usable
+from xai_repro.explain import check_classes, check_images, plainly, usable
 from xai_repro.network.borrow import borrowed
 from xai_repro.network.forward import outside_inference, reading, top1
 from xai_repro.registry import check_hyper, metric_info
@@ -18,7 +18,7 @@ def score(metric, model, x, y, maps, truth=None, *, output=None, **hyper):
 
     Raises UnknownName for a metric or hyper-parameter that does not exist, ValueError for arguments that do not fit together.
     """
-    info, model = metric_info(metric), usable(model)
+    info, model = metric_info(metric), usable(model, output)
     hyper = check_hyper(info, hyper)
     x = check_images(model, x, output)
     y = check_classes(x, y, model)
@@ -31,7 +31,7 @@ def score(metric, model, x, y, maps, truth=None, *, output=None, **hyper):
             with outside_inference():
                 return info.function(model, x, classes, maps.detach().to(x), None if truth is None else truth.to(x.device), **hyper).detach()
 
-    return borrowed(model, run)
+    return plainly(lambda: borrowed(model, run), model, x)
 
 
 def _check_maps(info, maps, x):

@@ -9,6 +9,7 @@ import torch
 
 from xai_repro.data import load_data
 from xai_repro.errors import short, UnknownName
+from xai_repro.explain import classes_of
 from xai_repro.models import load_model
 from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
@@ -162,12 +163,6 @@ def the_data(data):
 
 def multi_label(model, data):
     return bool(getattr(model, "multi_label", getattr(data, "multi_label", False)))
-
-
-def classes_of(thing):
-    """The names of the classes of a model or a data set, in the order of the labels; None where it does not say."""
-    classes = getattr(thing, "classes", None)
-    return list(classes) if classes is not None and hasattr(classes, "__len__") and not isinstance(classes, str) else None
 
 
 def same_classes(model, data):

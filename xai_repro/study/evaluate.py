@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from xai_repro.errors import short, whole_number
-from xai_repro.explain import coefficients, explain
+from xai_repro.explain import check_output, coefficients, explain
 from xai_repro.models.zoo import pick_device
 from xai_repro.network.forward import reading
 from xai_repro.numerics.algebra import normalize
@@ -66,8 +66,7 @@ def evaluate(
             raise ValueError(f"{name} is {short(repr(text))}; a text is needed")
     if results is not None and (not isinstance(results, (str, os.PathLike)) or not str(results)):
         raise ValueError(f"results is {short(repr(results))}; the name of a folder is needed, or None")
-    if output is not None and not callable(output):
-        raise ValueError(f"output is {short(repr(output))}; a function from what a model returns to logits is needed, or None")
+    check_output(output)
     models, datasets, usual = labelled_models(models), labelled_data(datasets), settings.get("hyper", {})
     methods, metrics = with_hyper(methods, "method", usual), with_hyper(metrics, "metric", usual)
     work_off = cluster.runner(scheduler, [*models.values(), *datasets.values()]) if scheduler else None

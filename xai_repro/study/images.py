@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 
 from xai_repro.data import Sample
-from xai_repro.errors import NotApplicable, short, unknown, whole_number
-from xai_repro.explain import check_images
+from xai_repro.errors import NotApplicable, short, whole_number
+from xai_repro.explain import check_images, classes_of, number_of
 from xai_repro.metrics.faithfulness import logits
 from xai_repro.store import fingerprint
-from xai_repro.study.asked import classes_of, device_of, is_pair, multi_label, same_classes
+from xai_repro.study.asked import device_of, is_pair, multi_label, same_classes
 
 # What a method or metric says when it does not apply to a model or an image; anything else is a surprise.
 _NOT_APPLICABLE = (ValueError, TypeError, LookupError, NotImplementedError)
@@ -71,9 +71,7 @@ def _labels(labels, classes):
 
 def _label(label, classes):
     if isinstance(label, str):
-        if label not in (classes or []):
-            raise unknown("class", label, classes or [])
-        return classes.index(label)
+        return number_of(label, classes or [])
     label = whole_number("a label", label, 0)
     if classes is not None and label >= len(classes):
         raise ValueError(f"label {label} is not among the {len(classes)} classes of the data set")
