@@ -200,6 +200,18 @@ def test_a_layer_that_runs_several_times_is_explained_at_a_chosen_call(call, sam
     assert state(model) == before
 
 
+def test_a_module_that_runs_several_times_is_found_with_its_call():
+    model, apart, x = seeded(Thrice), seeded(Apart), images()
+    assert default_layer(model, x) == "act#2" and default_layer(apart, x) == "act2"
+    torch.testing.assert_close(xr.explain(model, x, Y, "grad-cam"), xr.explain(apart, x, Y, "grad-cam"))
+    both = xr.explain(model, x, Y, "layer-cam", layers=["act#0", "act#2"])
+    torch.testing.assert_close(both, xr.explain(apart, x, Y, "layer-cam", layers=["act0", "act2"]))
+    with pytest.raises(ValueError, match="'act' runs several times in one forward pass: say which, act#0"):
+        xr.explain(model, x, Y, "layer-cam", layers=["one", "act"])
+    with pytest.raises(ValueError, match="'act#-1' counts calls from the last; of several layers only the first may"):
+        xr.explain(model, x, Y, "layer-cam", layers=["one", "act#-1"])
+
+
 def test_calls_that_do_not_exist():
     model, x = seeded(Thrice), images()
     with pytest.raises(ValueError, match="'act' runs 3 times in one forward pass: say which, act#0 for the first or act#-1 for the last"):

@@ -1,5 +1,6 @@
 """Which layer is explained: the one that is named, the last one that has a map, or the ends of the stages."""
 
+from collections import Counter
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -198,31 +199,33 @@ def _trace(model, x):
     Read: at more than one position, and as wide as the last one where that holds tokens. The latter come as (name, grid, pooling
     right above or None), so that nothing of the pass is kept.
     """
-    given, names, pooling = [], {module: name for name, module in model.named_modules()}, {}
+    given, names, pooling, runs = [], {module: name for name, module in model.named_modules()}, {}, Counter()
 
     def end(module, args, output):
+        runs[module] += 1
         if isinstance(module, nn.MaxPool2d) and args:
             pooling[id(args[0])] = names[module]
         if isinstance(output, torch.Tensor) and output.dim() in (3, 4) and len(output) == len(x) and names[module] and output.requires_grad:
-            given.append((module, output))
+            given.append((module, runs[module] - 1, output))
 
     with evaluating(model), torch.enable_grad(), changes():
         freeze(model)  # what then asks for a gradient depends on the image
         for module in names:
             hook(module, "forward", end)
         score = logits_of(model(x.detach().clone().requires_grad_() * 1)).amax()
-        pooled = {id(output) for module, output in given if isinstance(module, POOLING)}
-        owner = {id(output): module for module, output in given if not isinstance(module, IDLE)}  # the last to write a tensor
+        pooled = {id(output) for module, _, output in given if isinstance(module, POOLING)}
+        owner = {id(output): (module, call) for module, call, output in given if not isinstance(module, IDLE)}  # the last to write a tensor
         maps = []
-        for module, output in given:
+        for module, call, output in given:
             projection = output.dim() == 3 and isinstance(module, nn.Linear)  # queries, keys and values, and not what is attended to
-            if projection or id(output) in pooled or owner.get(id(output)) is not module:
+            if projection or id(output) in pooled or owner.get(id(output)) != (module, call):
                 continue
             try:
                 layout = layout_of(output, x, module, names[module], model)
             except ValueError:
                 continue
-            one = Map(names[module], output, layout, pooling.get(id(output)))
+            name = names[module] if runs[module] == 1 else f"{names[module]}#{call}"
+            one = Map(name, output, layout, pooling.get(id(output)))
             (h, w), (H, W) = one.shape[1:], x.shape[-2:]
             maps += [one] * (h * w > 1 and abs(h * W - w * H) <= 2 * max(H, W))  # rows of windows have other proportions
         gradients = torch.autograd.grad(score, [one.output for one in maps], allow_unused=True) if maps and score.requires_grad else []

@@ -1,5 +1,6 @@
 """Activations and gradients of several layers at once."""
 
+from collections import Counter
 from functools import partial
 
 from xai_repro.network.borrow import borrowed, changes, hook
@@ -20,25 +21,28 @@ def pyramid(model, x, y=None, layers="all", layout=None):
 
 def _pyramid(model, x, y, layers, layout):
     first, *others = layers = stages(model, layers, x)
-    taken = {}
+    taken, runs = {}, Counter()
     if len(set(layers)) < len(layers):
         raise ValueError(f"layers names one twice: {', '.join(layers)}")
 
-    def keep(name, module, args, output):
+    def keep(name, call, module, args, output):
+        runs[name] += 1
+        if call is not None and runs[name] != call + 1:
+            return None
+        if name in taken:
+            raise ValueError(f"layer '{name}' runs several times in one forward pass: say which, {name}#0 for the first call")
         found = layout_of(output, x, module, name, model, layout)
         if not output.requires_grad:
             raise ValueError(f"layer '{name}' runs before '{first}' or apart from it: name layers from the input to the logits")
-        if name in taken:
-            raise ValueError(f"layer '{name}' runs several times in one forward pass; of several layers each has to run once")
         taken[name] = output, found
         return output.clone()  # the next module may write in place
 
     with changes():
         for name in others:
             where = place(model, name)
-            if where.call is not None:
-                raise ValueError(f"layer '{name}' names a call; of several layers only the first may")
-            hook(where.module, "forward", partial(keep, name))
+            if where.call is not None and where.call < 0:
+                raise ValueError(f"layer '{name}' counts calls from the last; of several layers only the first may")
+            hook(where.module, "forward", partial(keep, name, where.call))
         split = Split(model, x, first, head=False, layout=layout)
     if missing := [name for name in others if name not in taken]:
         raise ValueError(f"layer '{missing[0]}' does not run in a forward pass")
