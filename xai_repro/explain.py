@@ -1,12 +1,13 @@
 """The front door: explain images by a method's name, with every argument checked before anything runs."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from xai_repro.errors import NotApplicable, UnknownName, short, unknown
+from xai_repro.errors import like, NotApplicable, short, unknown, UnknownName
 from xai_repro.network.borrow import borrowed
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import outside_inference, predict, reading
@@ -43,9 +44,9 @@ def explain_all(model, x, y=None, names=None, layer=None, hyper=None, *, output=
     hyper: {name: {hyper-parameter: value}} where a method is not to run under its default settings; it may name more methods than
     run. Other arguments as for `explain`. Returns {name: M [B,H,W]} and {name: reason} for the methods that cannot explain this model, or failed at it.
     """
-    names, hyper = methods() if names is None else [names] if isinstance(names, str) else list(names), hyper or {}
+    names, hyper = methods() if names is None else _listed(names), like("hyper", hyper or {}, {})
     for name, given in hyper.items():
-        check_hyper(method_info(name), {key: value for key, value in given.items() if key != "chunk"})
+        check_hyper(method_info(name), {key: value for key, value in like(f"hyper of {name}", given, {}).items() if key != "chunk"})
     takes_layer = {name: "layer" in method_info(name).hyper for name in names}
     model = usable(model, output)
     check_classes(check_images(model, x, output), y, model)
@@ -60,6 +61,12 @@ def explain_all(model, x, y=None, names=None, layer=None, hyper=None, *, output=
         except Exception as error:  # noqa: BLE001 - one method that fails must not take the others with it
             reasons[name] = f"{type(error).__name__}: {short(str(error), 300)}"
     return maps, reasons
+
+
+def _listed(names):
+    if not isinstance(names, Iterable):
+        raise ValueError(f"names is {short(repr(names))}; names of methods are needed, or None for all")
+    return [names] if isinstance(names, str) else list(names)
 
 
 def coefficients(model, x, y=None, method="lift-cam", layer=None, *, output=None, **hyper):
@@ -139,7 +146,7 @@ def check_output(output):
 def check_images(model, x, output=None):
     """The images as the model takes them, [B,C,H,W] in its own precision, or a ValueError that says what is wrong."""
     if not isinstance(x, torch.Tensor) or x.dtype not in FLOATS or x.layout != torch.strided or x.is_nested:
-        raise ValueError(f"images must be a floating-point tensor [B,C,H,W], as the model takes them; got {_kind(x)}")
+        raise ValueError(f"images must be a floating-point tensor [B,C,H,W], as the model takes them; got {kind_of(x)}")
     if x.dim() != 4 or 0 in x.shape:
         hint = {3: "; add the batch dimension: x[None]"}.get(x.dim(), "")
         raise ValueError(f"images must be [B,C,H,W]; got {list(x.shape)}{hint}")
@@ -154,10 +161,11 @@ def check_images(model, x, output=None):
     return x
 
 
-def _kind(x):
-    if not isinstance(x, torch.Tensor):
-        return type(x).__name__
-    return x.dtype if x.dtype not in FLOATS else "a nested tensor" if x.is_nested else x.layout
+def kind_of(thing):
+    """What something is, in place of the tensor that it should be."""
+    if not isinstance(thing, torch.Tensor):
+        return type(thing).__name__
+    return "a nested tensor" if thing.is_nested else thing.layout if thing.layout != torch.strided else "a tensor on meta" if thing.is_meta else thing.dtype
 
 
 def _check_channels(model, x, output):

@@ -48,7 +48,7 @@ class MetricInfo:
     function: Callable  # (model, x, y, maps, truth, **hyper) -> [B]
     higher_is_better: bool
     cite: str
-    maps: str  # "unit": normalised to [0,1]; "raw": as the method gives them
+    maps: str  # "unit": normalised to [0,1]; "raw": as the method gives them; "coefficients": no maps, but what they are made of
     truth: str | None  # "box", "mask" or None
     hyper: dict
     formula: str
@@ -56,6 +56,7 @@ class MetricInfo:
     summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
 
+MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask")  # what a metric may take
 _ANY = ("layer", "layers", "layout", "chunk")  # of several kinds: checked where they are used
 _METHODS: dict[str, MethodInfo] = {}
 _METRICS: dict[str, MetricInfo] = {}
@@ -67,9 +68,24 @@ def hyper_of(function):
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def _check(name, function, takes, **facts):
+    """Refuse what is no function of these arguments, and facts that are not of the kind of their examples: {fact: (value, example)}."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a name is a text; got {short(name)}")
+    wanted = f"a function ({', '.join(takes)}, *, ...) is needed"
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        raise ValueError(f"'{name}' is {short(repr(function))}; {wanted}") from None
+    try:
+        signature.bind(*takes, **dict.fromkeys(hyper_of(function)))
+    except TypeError:
+        raise ValueError(f"'{name}' takes {signature}; {wanted}") from None
+    for fact, (value, example) in facts.items():
+        like(f"{fact} of '{name}'", value, example)
+
+
 def _add(table, info):
-    if not isinstance(info.name, str) or not info.name:
-        raise ValueError(f"a name is a text; got {short(info.name)}")
     if info.name in table and _place(table[info.name].function) != _place(info.function):  # a cell that is run again replaces its own
         raise ValueError(f"'{info.name}' is registered twice: {table[info.name].function} and {info.function}")
     if not info.formula and sys.flags.optimize < 2:  # which strips docstrings
@@ -87,12 +103,15 @@ def method(name, *, family, cite, needs="", signed=False, lift=None):
     """Register a function under a name as a method; the decorated function is returned as it is.
 
     lift: turns a shorter form into the full signature `(model, x, y, *, ...) -> map`; see `xai_repro.methods.lifts`.
-    Without one the function has the full signature already. Raises ValueError for a name used twice or a
-    missing docstring.
+    Without one the function has the full signature already. Raises ValueError for a name used twice, a missing
+    docstring, a function that takes other arguments, and facts of a wrong kind.
     """
 
     def register(function):
-        whole, coefficients = lift(function) if lift else (function, None)
+        if lift is not None and not callable(lift):
+            raise ValueError(f"lift of '{name}' is {short(repr(lift))}; one of xai_repro.methods.lifts is needed, or None")
+        whole, coefficients = (function, None) if lift is None else lift(function)
+        _check(name, whole, ("model", "x", "y"), family=(family, "cam"), cite=(cite, "petsiuk2018rise"), needs=(needs, "ReLUs"), signed=(signed, False))
         _add(_METHODS, MethodInfo(name, whole, family, cite, needs, signed, hyper_of(whole), function.__doc__, coefficients))
         return function
 
@@ -100,9 +119,18 @@ def method(name, *, family, cite, needs="", signed=False, lift=None):
 
 
 def metric(name, *, higher_is_better, cite, maps="unit", truth=None):
-    """Register a function `(model, x, y, maps, truth, *, ...) -> [B]` under a name as a metric."""
+    """Register a function `(model, x, y, maps, truth, *, ...) -> [B]` under a name as a metric.
+
+    maps: what it takes, "unit" (maps in [0,1]), "raw" (as the method gives them) or "coefficients"; truth: "box", "mask" or None.
+    Raises the errors of `method`, and UnknownName for other maps or truth.
+    """
 
     def register(function):
+        takes = ("model", "x", "y", "maps", "truth")
+        _check(name, function, takes, higher_is_better=(higher_is_better, True), cite=(cite, "petsiuk2018rise"))
+        for fact, value, possible in (("maps", maps, MAPS), ("truth", truth, (None, *TRUTHS))):
+            if value not in possible:
+                raise unknown(f"{fact} of '{name}'", value, possible)
         _add(_METRICS, MetricInfo(name, function, higher_is_better, cite, maps, truth, hyper_of(function), function.__doc__))
         return function
 

@@ -3,7 +3,7 @@
 import torch
 
 from xai_repro.errors import short
-from xai_repro.explain import check_classes, check_images, plainly, usable
+from xai_repro.explain import check_classes, check_images, kind_of, plainly, usable
 from xai_repro.network.borrow import borrowed
 from xai_repro.network.forward import outside_inference, reading, top1
 from xai_repro.registry import check_hyper, metric_info
@@ -36,8 +36,8 @@ def score(metric, model, x, y, maps, truth=None, *, output=None, **hyper):
 
 def _check_maps(info, maps, x):
     shape = (len(x), *x.shape[-2:])
-    if not isinstance(maps, torch.Tensor):
-        raise ValueError(f"maps must be a tensor {list(shape)}; got {type(maps).__name__}")
+    if not isinstance(maps, torch.Tensor) or maps.is_complex() or maps.is_meta or maps.layout != torch.strided or maps.is_nested:
+        raise ValueError(f"maps must be a tensor {list(shape)}; got {kind_of(maps)}")
     if info.maps == "coefficients":
         if maps.dim() != 2 or len(maps) != len(x):
             raise ValueError(f"{info.name} takes coefficients [{len(x)},K] (xr.coefficients); got {list(maps.shape)}")

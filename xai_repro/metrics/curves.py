@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 
+from xai_repro.errors import whole_number
 from xai_repro.metrics.faithfulness import probability
 from xai_repro.network.chunks import default_chunk, in_chunks
 from xai_repro.network.forward import predict
@@ -106,9 +107,7 @@ def ranks(maps):
 
 def pixel_counts(x, steps):
     """k_t = t HW / (steps - 1), rounded to whole pixels: from none of an image's pixels to all of them."""
-    if not isinstance(steps, int) or steps < 2:
-        raise ValueError(f"steps is {steps!r}; a whole number of points of the curve is needed, at least 2")
-    pixels, width = x.shape[-2] * x.shape[-1], steps - 1
+    pixels, width = x.shape[-2] * x.shape[-1], whole_number("steps", steps, 2) - 1
     return (2 * pixels * torch.arange(steps, device=x.device) + width) // (2 * width)
 
 

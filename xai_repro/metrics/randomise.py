@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from xai_repro.errors import unknown
+from xai_repro.errors import like, unknown
 from xai_repro.explain import check_classes, check_images, explain
 from xai_repro.network.borrow import borrowed, changes, replace_parameter, using
 from xai_repro.network.chunks import default_chunk
@@ -35,7 +35,7 @@ def randomised(model, x, y=None, method="grad-cam", order="cascading", seed=0, s
     Raises UnknownName for a method, hyper-parameter or order that does not exist, ValueError for a model without blocks and for
     what `explain` refuses.
     """
-    settings = dict(settings or {}) | ({} if layer is None else {"layer": layer})
+    settings = like("settings", settings or {}, {}) | ({} if layer is None else {"layer": layer})
     check_hyper(method_info(method), {name: value for name, value in settings.items() if name != "chunk"})
     if order not in ORDERS:
         raise unknown("order", order, ORDERS)

@@ -10,8 +10,16 @@ def ratio(numerator, denominator):
 
 
 def normalize(maps):
-    """Maps [B,H,W] scaled to [0,1]: (M - min M) / (max M - min M), each by itself; a constant map becomes zeros."""
+    """Maps [B,H,W] scaled to [0,1]: (M - min M) / (max M - min M), each by itself; a constant map becomes zeros.
+
+    Raises ValueError for what holds no maps, and for maps that are not finite.
+    """
+    if not isinstance(maps, torch.Tensor) or maps.dim() < 2 or 0 in maps.shape[-2:] or maps.is_complex() or maps.dtype == torch.bool or maps.is_meta:
+        got = f"{maps.dtype} {list(maps.shape)} on {maps.device}" if isinstance(maps, torch.Tensor) else type(maps).__name__
+        raise ValueError(f"maps must be a tensor of numbers [B,H,W]; got {got}")
     low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    if not (low.isfinite() & high.isfinite()).all():
+        raise ValueError("maps must be finite; got NaN or infinity")
     return ratio(maps - low, high - low)
 
 
