@@ -46,7 +46,10 @@ class Drawn(Sequence):
         """Sample for an integer; for a slice, the data set of those pictures, still undrawn."""
         if isinstance(index, slice):
             part = object.__new__(Drawn)
-            part.__dict__.update(self.__dict__, _indices=self._indices[index])
+            try:
+                part.__dict__.update(self.__dict__, _indices=self._indices[index])
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{short(repr(index))} is no slice of {self!r}: {error}") from None
             return part
         number = self._number(index)
         pixels, tags, labels = self._draw(number)

@@ -19,8 +19,7 @@ def random(model, x, y=None, *, cells=7, seed=0):
     image alone and every image has another one. cells: positions per side (7: VGG16's and ResNet50's last map at 224). Raises ValueError
     for fewer than one.
     """
-
-    whole_number("cells", cells)
+    whole_number("cells", cells, most=10_000)
 
     def noise(image):
         return torch.rand(cells, cells, generator=torch.Generator().manual_seed(seed_of(image, seed)))

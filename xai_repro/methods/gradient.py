@@ -26,7 +26,7 @@ def input_gradient(model, x, y):
 def _input_gradient(model, x, y):
     with evaluating(model), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        S = target_logit(logits_of(model(leaf.clone())), y)
+        S = target_logit(logits_of(model(leaf.clone()), len(leaf)), y)
         if not S.requires_grad:
             raise NotApplicable(f"no gradient reaches the images from the logits of {type(model).__name__}: nothing differentiable lies between them")
         (g,) = torch.autograd.grad(S.sum(), leaf, allow_unused=True)

@@ -31,7 +31,7 @@ def by_game(values, split, y, chunk):
     size = K * outputs * (positions if isinstance(split.first, torch.nn.Conv2d) else 1)
     together = max(1, TOGETHER // size)
     if chunk is not None:
-        together = min(chunk, together) if isinstance(chunk, int) else chunk  # what is no number is refused there
+        together = min(whole_number("chunk", chunk, most=2**62), together)
     return in_chunks(lambda rows: values(Game(split, y, rows, chunk)), len(split.A), together)
 
 
@@ -156,6 +156,8 @@ def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None)
     *Deviation*: the released code has captum's default kernel of cosine distances in place of psi; the text is followed.
     """
     whole_number("samples", samples)
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma}; a width of the kernel above 0 is needed")
     coalitions = torch.bernoulli(torch.full((samples, split.A.shape[1]), 0.5), generator=torch.Generator().manual_seed(seed))
     coalitions = coalitions.to(wide(split.A))
     energy = wide(split.A).square().sum((2, 3))

@@ -35,7 +35,7 @@ def read_classes(path, facts):
         raise ValueError(f"{path} lacks {' and '.join(lacking)} in its metadata, which weights written by train have")
     try:
         classes = json.loads(facts["classes"])
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or lists in lists in lists
         classes = None
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
         raise ValueError(f"{path} has {short(facts['classes'])} as classes in its metadata; a list of names in JSON is needed")

@@ -1,5 +1,6 @@
 """Models by name: mini-vgg and mini-resnet with shipped weights, and torchvision's classification models."""
 
+import os
 from hashlib import sha256
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
 from xai_repro.data import MEAN, STD, load_data
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown
 from xai_repro.models.reading import fill, read_classes, read_weights
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -177,8 +178,8 @@ def _existing(weights, names):
     path = Path(weights)
     if path.suffix != ".safetensors":
         raise unknown("weights", weights, [*names, "a .safetensors file"])
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no weights file {short(str(path))}")
     return path
 
 

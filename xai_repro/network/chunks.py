@@ -2,6 +2,8 @@
 
 import torch
 
+from xai_repro.errors import whole_number
+
 
 def default_chunk(x):
     """Rows per forward pass for images like x: 16 at 224 x 224 on a CPU, 83 on a GPU; fewer of larger images, at least one.
@@ -31,9 +33,7 @@ def in_chunks(function, rows, chunk):
 
     Raises ValueError for a chunk below 1, and the out-of-memory error where a single row does not fit.
     """
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk is {chunk!r}; a whole number of rows per forward pass is needed, at least 1")
-    parts, done = [], 0
+    chunk, parts, done = whole_number("chunk", chunk, most=2**62), [], 0
     while done < rows:
         try:
             parts.append(function(slice(done, min(done + chunk, rows))))

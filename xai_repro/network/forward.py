@@ -52,8 +52,8 @@ def reading(output):
         _OUTPUT.reset(before)
 
 
-def logits_of(output):
-    """The logits [B,C] among what a model returns: itself, its field `logits`, or what the caller's function makes of it.
+def logits_of(output, images):
+    """The logits [B,C] among what a model returns for so many images: itself, its field `logits`, or what the caller's function makes of it.
 
     (torchvision's auxiliary heads come as named tuples in train mode only.)
     """
@@ -61,6 +61,9 @@ def logits_of(output):
     logits = getattr(output, "logits", output) if function is None else function(output)
     if isinstance(logits, dict) and isinstance(logits.get("logits"), torch.Tensor):
         logits = logits["logits"]
+    if isinstance(logits, torch.Tensor) and logits.dim() == 2 and (len(logits) != images or not logits.shape[1] or logits.is_complex()):
+        kind = "complex " if logits.is_complex() else ""
+        raise ValueError(f"the model gives {kind}{list(logits.shape)} for {images} images; real logits [B,C] are needed, a row for each image")
     if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
         raise ValueError(f"the model gives {_said(logits)}; logits [B,C] are needed: say with output=... how they come from it, as in {_advice(logits)}")
     return logits
@@ -86,7 +89,7 @@ def predict(model, x, chunk=None):
     """Logits of images [B,...], in eval mode, without a graph, in chunks; in float32 at least, since probabilities are made of them."""
 
     def of(rows):
-        return wide(logits_of(model(x[rows].clone())))  # a clone: models may write in place
+        return wide(logits_of(model(x[rows].clone()), len(x[rows])))  # a clone: models may write in place
 
     def run():
         with evaluating(model), torch.no_grad():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Integral
 from weakref import WeakKeyDictionary
 
 import torch
@@ -11,6 +12,7 @@ from xai_repro.errors import NotApplicable, short, unknown
 from xai_repro.network.borrow import SCRIPTED, borrowed, changes, freeze, hook
 from xai_repro.network.forward import evaluating, logits_of
 from xai_repro.network.layout import layout_of
+from xai_repro.network.target import target_logit
 
 # What tracing finds for torchvision's networks of the papers, so that they need no trace: the last convolutional stage after its
 # ReLU, before any pooling.
@@ -80,8 +82,8 @@ def place(model, layer):
     module = _module(model, name)
     if not mark or module is None:
         raise _unknown(model, text)
-    if not call.removeprefix("-").isdecimal():
-        raise ValueError(f"layer '{text}' names call '{call}'; a number is needed, such as {name}#0 for the first or {name}#-1 for the last call")
+    if not call.removeprefix("-").isdecimal() or len(call) > 9:
+        raise ValueError(f"layer '{short(text)}' names call '{short(call)}'; a number is needed, such as {name}#0 for the first or {name}#-1 for the last call")
     return Place(text, module, int(call))
 
 
@@ -119,13 +121,14 @@ def stages(model, layers="all", x=None):
     """
     if isinstance(layers, (list, tuple)) and layers:
         return [place(model, layer).name for layer in layers]
-    if layers != "all" and (not isinstance(layers, int) or isinstance(layers, bool)):
+    everything = isinstance(layers, str) and layers == "all"
+    if not everything and (not isinstance(layers, Integral) or isinstance(layers, bool)):
         raise ValueError(f"layers is {short(repr(layers))}; possible: 'all' for the ends of all stages, n for the last n of them, a list of names")
     shallow = _listed(model, STAGES)
     found = _known(model, x) if shallow is None else [*shallow, default_layer(model)]
-    if layers != "all" and not 1 <= layers <= len(found):
+    if not everything and not 1 <= layers <= len(found):
         raise ValueError(f"layers is {layers}; {type(model).__name__} has {len(found)} stages: {', '.join(found)}")
-    return found if layers == "all" else found[-layers:]
+    return found if everything else found[-layers:]
 
 
 def _listed(model, table):
@@ -212,7 +215,7 @@ def _trace(model, x):
         freeze(model)  # what then asks for a gradient depends on the image
         for module in names:
             hook(module, "forward", end)
-        score = logits_of(model(x.detach().clone().requires_grad_() * 1)).amax()
+        score = target_logit(logits_of(model(x.detach().clone().requires_grad_() * 1), len(x)), None).sum()
         pooled = {id(output) for module, _, output in given if isinstance(module, POOLING)}
         owner = {id(output): (module, call) for module, call, output in given if not isinstance(module, IDLE)}  # the last to write a tensor
         maps = []

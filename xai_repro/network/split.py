@@ -174,7 +174,7 @@ class Split:
                 hook(module, "forward", end)
             output = self.model(self.x.clone())  # a clone, since the first module may write in place
         self._check_runs(runs["all"])
-        self._graph = logits_of(output)
+        self._graph = logits_of(output, len(self.x))
         self.logits = self._graph.detach()
         self.last = last[0] if last[1] is self._graph and runs[last[0]] == 1 else None
         self.first = self.first if runs[self.first] == 1 else None
@@ -242,7 +242,7 @@ class Split:
             for module in {*self._skipped, *replaced}:
                 change(module, "forward", skipping(module, module.forward, replaced.get(module)))
             x = self.x.index_select(0, of) if self._images else StandIn.of((rows, *self.x.shape[1:]), self.x.dtype)
-            logits = logits_of(self.model(x))
+            logits = logits_of(self.model(x), rows)
         if isinstance(logits, StandIn):
             raise NeedsValues
         return logits

@@ -56,7 +56,7 @@ def published(paper=None, table=None):
         if table is not None:
             raise ValueError(f"table {table} of which paper? possible: {', '.join(_PAPERS)}")
         return pd.concat([_read(key) for key in _PAPERS], ignore_index=True)
-    if paper not in _PAPERS:
+    if not isinstance(paper, str) or paper not in _PAPERS:
         raise unknown("paper", paper, _PAPERS)
     rows = _read(paper)
     if table is None:

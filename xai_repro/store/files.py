@@ -4,11 +4,17 @@ import hashlib
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
 from uuid import uuid4
+
+import pandas as pd
+
+from xai_repro.errors import short
+
+TEMPORARY = ".00000000.tmp"  # what is added to the name of a file while it is written; the digits differ from writer to writer
 
 
 @contextmanager
@@ -16,7 +22,7 @@ def whole(path):
     """A temporary name beside path to write to; it takes path's place when the block ends well and is removed otherwise."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(path.name + TEMPORARY.replace("0" * 8, uuid4().hex[:8]))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -25,9 +31,19 @@ def whole(path):
 
 
 def write_rows(frame, path):
-    """Write a data frame as parquet, whole or not at all: who stops a notebook keeps the rows that were there."""
-    with whole(path) as part:
-        frame.to_parquet(part)
+    """Write a data frame as parquet, whole or not at all: who stops a notebook keeps the rows that were there.
+
+    Raises ValueError for what is no data frame, a path that is none, or a column that parquet cannot hold; OSError where no file can be written.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise ValueError(f"a DataFrame is needed to be written; given: {type(frame).__name__}")
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ValueError(f"{short(repr(path))} cannot be written to; a path is needed, such as 'rows.parquet'")
+    with whole(writable(path)) as part:
+        try:
+            frame.to_parquet(part)
+        except ValueError as error:  # of pandas and of pyarrow
+            raise ValueError(f"{path} cannot hold these rows: {short(str(error), 200)}") from error
 
 
 def writable(path):
@@ -36,15 +52,17 @@ def writable(path):
     Raises OSError, which says why not.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder; the name of a file is needed")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            os.lstat(path.with_name(path.name + TEMPORARY))  # fails for a name that is too long, and for letters that no name has
         with tempfile.TemporaryFile(dir=path.parent):
             return path
-    except OSError as error:
-        why = f"{path.parent} is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise OSError(f"cannot write to {path}: {why}") from error
+    except (OSError, ValueError) as error:
+        why = f"{path.parent} is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
+        raise OSError(f"cannot write to {short(str(path))}: {why}") from error
 
 
 def set_aside(path):
