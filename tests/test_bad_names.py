@@ -120,7 +120,7 @@ OPENED = [
 ]
 WRITTEN = [
     *((f"rows for {given!r:.40}", lambda given=given: write(given), kind, *said) for given, kind, *said in [
-        (None, ValueError, "None", "a path"), (3, ValueError, "3", "a path"), (b"rows", ValueError, "rows", "a path"), (["rows"], ValueError, "['rows']", "a path"), ("", ValueError, "''", "a path"), ("folder", IsADirectoryError, "folder is a folder"),
+        (None, ValueError, "None", "a path"), (3, ValueError, "3", "a path"), (b"rows", ValueError, "rows", "a path"), (["rows"], ValueError, "['rows']", "a path"), ("", IsADirectoryError, ". is a folder"), ("folder", IsADirectoryError, "folder is a folder"),
         (".", IsADirectoryError, ". is a folder"), ("file/rows.parquet", OSError, "file is a file"), ("loop/rows.parquet", OSError, "loop/rows.parquet"), ("n" * 300, OSError, "nnn", "too long"), ("a\0b", OSError, "cannot write to"),
     ]),
     *((f"rows that are {name}", lambda frame=frame: write(frame=frame), ValueError, said) for name, frame, said in [

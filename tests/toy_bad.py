@@ -4,6 +4,7 @@ A case is (name, call, kind of the error, words that it says): what was given, a
 """
 
 import linecache
+import re
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ SECONDS, LONGEST = 20, 700  # for one case; letters in an error
 
 def cases(*tables):
     """Cases as parameters of a test, each under a name of its own."""
-    whole = [case for table in tables for case in table]
+    whole = [(re.sub(r" at 0x\w+", "", name), *case) for table in tables for name, *case in table]  # the same names in every process
     names = [name for name, *_ in whole]
     assert len(set(names)) == len(names), sorted({name for name in names if names.count(name) > 1})
     return pytest.mark.parametrize(("call", "kind", "words"), [pytest.param(call, kind, words, id=name) for name, call, kind, *words in whole])

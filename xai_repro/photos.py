@@ -9,8 +9,7 @@ from PIL import Image, ImageOps
 
 import xai_repro as xr
 from xai_repro.errors import like, short, unknown
-from xai_repro.site import places
-from xai_repro.store.files import whole, writable
+from xai_repro.store.files import path_of, whole, writable
 
 # Pictures made of pixels. Pillow opens drawings, too (EPS), and has another program of the machine run what is in them.
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF", "TGA", "ICO")
@@ -25,8 +24,8 @@ def open_photo(path):
     Of several pictures in one file the first is taken. Raises FileNotFoundError, and ValueError for a file that is not a
     readable image, is too large or too narrow, or holds values that are not finite.
     """
-    name = _shown(places.path("photo", path))
-    if not Path(path).is_file():
+    name = _shown(path_of("photo", path))
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"no image {name}")
     Image.init()
     try:
@@ -70,7 +69,7 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     that have them. Raises UnknownName for a name that does not exist, ValueError for what is out of range or contradicts
     itself, OSError for a picture that cannot be written; and does so, where it can, before torch is loaded.
     """
-    out, hyper = places.path("out", out), like("hyper", hyper or {}, {})
+    out, hyper = path_of("out", out), like("hyper", hyper or {}, {})
     photos = [open_photo(path) for path in like("paths", paths, [])]
     _check_output(out, paths)
     _check_request(paths, like("methods", methods, []), weights, layer, target, hyper)
@@ -134,8 +133,8 @@ def _check_request(paths, methods, weights, layer, target, hyper):
         raise ValueError("the layer is given twice, by --layer and by --set layer=...: which one?")
     if target == "":
         raise ValueError("the class is empty: it takes a number or a name")
-    if weights is not None and (file := places.path("weights", weights)).suffix == ".safetensors" and not file.is_file():
-        raise FileNotFoundError(f"no weights file {weights}")
+    if weights is not None and (file := path_of("weights", weights)).suffix == ".safetensors" and not os.path.isfile(file):
+        raise FileNotFoundError(f"no weights file {short(weights)}")
 
 
 def _load(model, weights, device):

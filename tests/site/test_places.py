@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from xai_repro.site import places
+from xai_repro.store.files import path_of
 from xai_repro.store.files import whole
 
 HOLD = "from xai_repro.site.places import private\nwith private() as folder:\n    print(folder, flush=True)\n    input()"
@@ -32,9 +33,9 @@ def holder():
 
 
 def test_a_path_is_a_text_or_a_path():
-    assert places.path("out", "a") == places.path("out", Path("a")) == Path("a")
+    assert path_of("out", "a") == path_of("out", Path("a")) == Path("a")
     with pytest.raises(ValueError, match=r"out is 3 \(int\); a path is needed"):
-        places.path("out", 3)
+        path_of("out", 3)
 
 
 def test_a_private_folder_is_closed_short_and_gone_at_the_end(temporary):

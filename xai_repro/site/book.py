@@ -14,7 +14,7 @@ from xai_repro.published import papers, published
 from xai_repro.site import places
 from xai_repro.site.driver import select
 from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
-from xai_repro.store.files import writable
+from xai_repro.store.files import path_of, writable
 from xai_repro.study.profiles import profile as settings
 
 MARK = ".xai-repro-book"  # stands in a folder that sites are built in: nothing is replaced where it does not
@@ -32,7 +32,7 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
     something else; OSError where nothing can be written.
     """
     settings(like("profile", profile, "mini"))
-    results, out, pages = places.path("results", results), places.path("out", out), places.path("pages", pages)
+    results, out, pages = path_of("results", results), path_of("out", out), path_of("pages", pages)
     place = results / profile
     notebooks = [place / "notebooks" / path.name for path in select(None, folder)]
     missing = [path.stem for path in notebooks if not path.exists()]

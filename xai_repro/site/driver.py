@@ -17,7 +17,7 @@ from xai_repro.site import places
 from xai_repro.site.execute import check, inspect
 from xai_repro.site.pipeline import digest, lock, make, problem, settings_are, unchanged, written
 from xai_repro.store import progress
-from xai_repro.store.files import writable
+from xai_repro.store.files import path_of, writable
 from xai_repro.study.profiles import profile as settings
 
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
@@ -42,7 +42,7 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
     """
     settings(like("profile", profile, "mini"))
     parameters = dict(like("parameters", parameters or {}, {}))
-    place = places.path("results", results) / profile
+    place = path_of("results", results) / profile
     chosen = select(notebooks, folder)
     for path in chosen:
         check(path, inspect(path), parameters)
@@ -67,7 +67,7 @@ def select(names=None, folder="notebooks"):
 
     Raises UnknownName with the nearest match, ValueError for no name, FileNotFoundError when the folder holds no notebook.
     """
-    found = sorted(path for path in places.path("folder", folder).glob("[0-9]*_*.ipynb"))
+    found = sorted(path for path in path_of("folder", folder).glob("[0-9]*_*.ipynb"))
     if not found:
         raise FileNotFoundError(f"no notebooks in {folder}/: run this in the folder that holds the project")
     if names is None:

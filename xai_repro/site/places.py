@@ -11,18 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from xai_repro.errors import short
-
 _HALF = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # how store.files names what is not whole yet
 _OLD = 3600  # seconds that a half-written file was left alone; a younger one may be another process's work
 _ROOM = 75  # characters: the name of a socket, which is 24 longer, has to stay below 100
-
-
-def path(name, value):
-    """A value as a path; a ValueError for what cannot be one."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise ValueError(f"{name} is {short(repr(value))} ({type(value).__name__}); a path is needed")
-    return Path(value)
 
 
 @contextmanager

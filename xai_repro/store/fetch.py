@@ -13,8 +13,8 @@ from urllib.parse import urljoin
 
 from filelock import FileLock
 
-from xai_repro.errors import short, unknown
-from xai_repro.store.files import altered, record, recorded, set_aside, sha256
+from xai_repro.errors import short, unknown, whole_number
+from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, writable
 
 NETWORKS = ("vgg16", "vgg19", "resnet18", "resnet50", "resnet101", "densenet121", "inception_v3", "alexnet")  # of the five papers
 BLOCK = 1 << 18
@@ -42,11 +42,12 @@ def fetch(url, name, prefix=None, folder=None, size=None):
     where it ended. size: its bytes as the publisher states them, to a thousandth. Once verified, the whole SHA-256 is
     kept in `name`.sha256 beside the file. A file put there by hand is verified like a fetched one.
 
-    Raises ValueError for a name that is no plain file name, and for a file that is empty, a web page, or of another size
+    Raises ValueError for a name that is no plain file name and for any other argument of a wrong kind, and for a file that is empty, a web page, or of another size
     or checksum: what was sent is dropped, what was there is set aside as `name`.bad. Raises OSError when the server
     cannot be reached, is too slow, answers with an error, or sends more or less than it says.
     """
-    folder = Path(folder or cache_dir())
+    folder = cache_dir() if folder is None else path_of("folder", folder)
+    _check_asked(url, prefix, size)
     path, part = folder / _plain(name), folder / f"{name}.part"
     with _turn(path):
         said = {"its publisher": (prefix or "").lower(), "the record beside it": recorded(path) or ""}
@@ -65,6 +66,15 @@ def fetch(url, name, prefix=None, folder=None, size=None):
     return path
 
 
+def _check_asked(url, prefix, size):
+    if not isinstance(url, str):
+        raise ValueError(f"{short(repr(url))} is no address of a file; a text is needed")
+    if prefix is not None and not (isinstance(prefix, str) and re.fullmatch("[0-9a-fA-F]{0,64}", prefix)):
+        raise ValueError(f"prefix is {short(repr(prefix))}; the first hexadecimal digits of a SHA-256 are needed, at most 64")
+    if size is not None:
+        whole_number("size", size, most=2**60)
+
+
 def _plain(name):
     """The name, if it stays in its folder on every system and is none of those we use beside it."""
     if isinstance(name, str) and _NAME.fullmatch(name) and not _TAKEN.fullmatch(name):
@@ -77,8 +87,7 @@ def _plain(name):
 
 def _turn(path):
     """A lock on a name in the folder, which is made if it is missing: two processes that want one file take turns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return FileLock(writable(path).with_name(f".{path.name}.lock"))
 
 
 def _wrong(path, name, said, size):

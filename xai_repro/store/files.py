@@ -17,6 +17,13 @@ from xai_repro.errors import short
 TEMPORARY = ".00000000.tmp"  # what is added to the name of a file while it is written; the digits differ from writer to writer
 
 
+def path_of(name, value):
+    """A value as a path; a ValueError for what cannot be one."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise ValueError(f"{name} is {short(repr(value))} ({type(value).__name__}); a path is needed")
+    return Path(value)
+
+
 @contextmanager
 def whole(path):
     """A temporary name beside path to write to; it takes path's place when the block ends well and is removed otherwise."""
@@ -37,9 +44,7 @@ def write_rows(frame, path):
     """
     if not isinstance(frame, pd.DataFrame):
         raise ValueError(f"a DataFrame is needed to be written; given: {type(frame).__name__}")
-    if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ValueError(f"{short(repr(path))} cannot be written to; a path is needed, such as 'rows.parquet'")
-    with whole(writable(path)) as part:
+    with whole(writable(path_of("path", path))) as part:
         try:
             frame.to_parquet(part)
         except ValueError as error:  # of pandas and of pyarrow
