@@ -22,7 +22,7 @@ def digest(name, numbers=range(6)):
     for split in ("train", "val", "test"):
         data = load_data(name, split)
         for i in numbers:
-            pixels, labels = data.pixels(i)
+            pixels, _, labels = data.pixels(i)
             sums.update(pixels.tobytes() + bytes(labels))
     return sums.hexdigest()[:16]
 
@@ -45,9 +45,10 @@ def test_a_picture_depends_on_its_number_alone(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_sample_agrees_with_its_picture(name):
     data = load_data(name, "val")
-    sample, (pixels, labels) = data[2], data.pixels(2)
+    sample, (pixels, objects, labels) = data[2], data.pixels(2)
     assert sample.image.shape == (3, 96, 96) and sample.image.dtype == torch.float32
     assert np.array_equal((denormalize(sample.image) * 255).round().byte().permute(1, 2, 0).numpy(), pixels)
+    assert np.array_equal(objects, (sample.mask >= 0).numpy())
     assert sample.labels == labels and sample.id == f"{name}/val/2"
 
 

@@ -216,9 +216,10 @@ def test_training_draws_where_processes_are_spawned():
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        pixels, truth = training._draw(load_data("mini-birds", "train", limit=120), progress=False)
+        pixels, objects, truth = training._draw(load_data("mini-birds", "train", limit=120), progress=False)
     finally:
         multiprocessing.set_start_method(before, force=True)
     data = load_data("mini-birds", "train", limit=120)
-    assert pixels.shape == (120, 3, 96, 96) and truth.shape == (120, 16)
+    assert pixels.shape == (120, 3, 96, 96) and objects.shape == (120, 1, 96, 96) and truth.shape == (120, 16)
     assert all(torch.equal(pixels[i].permute(1, 2, 0), torch.from_numpy(data.pixels(i)[0])) for i in (0, 99, 119))
+    assert all(torch.equal(objects[i, 0], torch.from_numpy(data.pixels(i)[1])) for i in (0, 99, 119))

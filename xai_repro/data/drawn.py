@@ -59,9 +59,9 @@ class Drawn(Sequence):
         return f"{self.name}, split {self.split}: {len(self)} images of {len(self.classes)} classes"
 
     def pixels(self, index):
-        """Picture and labels without the annotation, the quick way to many: (uint8 [H, W, 3], labels)."""
+        """A picture, where its objects are, and its labels, the quick way to many: (uint8 [H, W, 3], bool [H, W], labels)."""
         pixels, tags, labels = self._draw(self._number(index))
-        return pixels, _seen(tags, labels)
+        return pixels, tags > 0, _seen(tags, labels)
 
     def _number(self, index):
         """The number within the split of the picture at an index, which may be any whole number that indexes a list."""

@@ -22,15 +22,15 @@ SEEDS = 10**15  # 1000 times as many, one for each epoch, are seeds for torch st
 BATCH = 64
 PEAK_RATE = 2e-3
 DECAY = 0.05
-HIDING = 0.4  # share of an image hidden at most, at the end of training
-SMOOTHING = 0.1  # keeps confidence below 1, so that metrics built on its change have something to measure
+HIDING = 0.4  # share of an image hidden in patches at most, at the end of training
+CONFIDENCE = 0.85  # median top-1 probability of a trained network, so that metrics built on its change have something to measure
 
 
 def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto", progress=True):
     """Train an embedded model and write its weights; returns the metrics of evaluate_model on 1000 test images.
 
     model: "mini-vgg" or "mini-resnet"; data: "mini-birds" or "mini-scenes"; images: how many to train on;
-    out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory); its SHA-256 is kept
+    out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory, MODEL--DATA-SEED for other seeds); its SHA-256 is kept
     beside it, so that damage is noticed when it is read.
     A run that was interrupted goes on from its last finished epoch when it is started again with the same arguments.
     Raises UnknownName for a model that is not embedded and for an unknown data set or device; ValueError for too few
@@ -43,25 +43,27 @@ def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto"
     images = whole_number("images", IMAGES[data] if images is None else images, least=2)
     seed = whole_number("seed", seed, least=0, most=SEEDS)
     device = pick_device(device)
-    out = _target(out or f"{model}--{data}.safetensors")
+    out = _target(out or f"{model}--{data}{f'-{seed}' if seed else ''}.safetensors")
     pictures = load_data(data, "train", limit=images)
     images = len(pictures)  # no more than there are
     checkpoint = out.with_name(f"{out.stem}-{model}-{pictures.fingerprint}-{seed}-{epochs}-{images}.part")
 
     net = build(model, len(pictures.classes), seed).to(device, memory_format=torch.channels_last)
-    x, y = _draw(pictures, progress)
+    x, objects, y = _draw(pictures, progress)
     batches = -(-len(x) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * batches, pct_start=0.2)
     state = {"net": net, "optimizer": optimizer, "schedule": schedule}
     bar = tqdm(range(_resume(checkpoint, state), epochs), f"train {model} on {data}", unit="epoch", disable=not progress)
     for epoch in bar:
-        loss = _epoch(net, x, y, optimizer, schedule, pictures.multi_label, epoch / epochs, seed * 1000 + epoch)
+        loss = _epoch(net, x, objects, y, optimizer, schedule, pictures.multi_label, epoch / epochs, seed * 1000 + epoch)
         bar.set_postfix(loss=f"{loss:.3f}")
         reached = {"epoch": epoch + 1, **{name: part.state_dict() for name, part in state.items()}}
         _write(checkpoint, lambda path: torch.save(reached, path))
 
-    net = for_inference(net).half().float()  # measured as it is shipped, in half precision
+    net = for_inference(net)
+    _temper(net, load_data(data, "val"))
+    net = net.half().float()  # measured as it is shipped, in half precision
     metrics = evaluate_model(net, test)
     facts = {"model": model, "data": data, "seed": seed, "epochs": epochs, "images": images,
              "classes": json.dumps(pictures.classes), "multi_label": pictures.multi_label,
@@ -90,19 +92,28 @@ def evaluate_model(model, data, limit=1000):
     quantiles (5, 25, 50, 75, 95 %) of the largest probability (softmax, or sigmoid for several labels); n images.
     """
     data = data if limit is None else data[: whole_number("limit", limit)]
-    device = next(model.parameters()).device
-    logits, truth = [], []
-    for samples in DataLoader(data, 100, collate_fn=list):
-        logits.append(model(torch.stack([sample.image for sample in samples]).to(device)).cpu())
-        truth += [_multi_hot(sample.labels, len(data.classes)) for sample in samples]
-    logits, truth = torch.cat(logits), torch.stack(truth)
-    probability = (logits.sigmoid() if data.multi_label else logits.softmax(1)).amax(1)
+    logits, truth = _predict(model, data)
+    probability = _largest(logits, data.multi_label)
     if data.multi_label:
         score = {"mean_average_precision": _mean_average_precision(logits, truth)}
     else:
         score = {"accuracy": float(truth[torch.arange(len(truth)), logits.argmax(1)].mean())}
     quantiles = [round(q, 4) for q in np.quantile(probability.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()]
     return {**score, "median_top1_probability": quantiles[2], "quantiles": quantiles, "n": len(data)}
+
+
+def _predict(model, data):
+    """Logits [N, C] and labels as zeros and ones [N, C] of all images of a data set."""
+    device = next(model.parameters()).device
+    logits, truth = [], []
+    for samples in DataLoader(data, 100, collate_fn=list):
+        logits.append(model(torch.stack([sample.image for sample in samples]).to(device)).cpu())
+        truth += [_multi_hot(sample.labels, len(data.classes)) for sample in samples]
+    return torch.cat(logits), torch.stack(truth)
+
+
+def _largest(logits, multi_label):
+    return (logits.sigmoid() if multi_label else logits.softmax(1)).amax(1)
 
 
 def _mean_average_precision(scores, truth):
@@ -113,12 +124,12 @@ def _mean_average_precision(scores, truth):
 
 
 def _draw(data, progress):
-    """All pictures, uint8 [N, 3, H, W], and their labels as zeros and ones, float [N, C]; drawn on every core."""
+    """All pictures, uint8 [N, 3, H, W], where their objects are, bool [N, 1, H, W], and labels as zeros and ones, [N, C]; drawn on every core."""
     bundles = [range(i, min(i + 100, len(data))) for i in range(0, len(data), 100)]
     loader = DataLoader(_Bundles(data, bundles), batch_size=None, num_workers=min(len(bundles), os.cpu_count() or 1))
     bundles = list(tqdm(loader, f"draw {len(data)} images", unit="bundle", leave=False, disable=not progress))
-    pixels = torch.cat([pixels for pixels, _ in bundles]).permute(0, 3, 1, 2)
-    return pixels.contiguous(memory_format=torch.channels_last), torch.cat([truth for _, truth in bundles])
+    pixels, objects, truth = map(torch.cat, zip(*bundles))
+    return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last), objects[:, None], truth
 
 
 class _Bundles(torch.utils.data.Dataset):
@@ -131,16 +142,16 @@ class _Bundles(torch.utils.data.Dataset):
         return len(self.bundles)
 
     def __getitem__(self, index):
-        pixels, labels = zip(*(self.data.pixels(i) for i in self.bundles[index]))
+        pixels, objects, labels = zip(*(self.data.pixels(i) for i in self.bundles[index]))
         truth = [_multi_hot(each, len(self.data.classes)) for each in labels]
-        return torch.from_numpy(np.stack(pixels)), torch.stack(truth)
+        return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(objects)), torch.stack(truth)
 
 
 def _multi_hot(labels, classes):
     return torch.zeros(classes).index_fill_(0, torch.tensor(labels), 1.0)
 
 
-def _epoch(net, x, y, optimizer, schedule, multi_label, progress, seed):
+def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed):
     """One pass over the pictures, at a progress in [0, 1) of the training; returns the mean loss.
 
     All randomness comes from the seed, so a resumed run draws what an uninterrupted one would.
@@ -151,7 +162,7 @@ def _epoch(net, x, y, optimizer, schedule, multi_label, progress, seed):
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for rows in torch.randperm(len(x)).split(BATCH):
-            images = _augment(x[rows].to(device), HIDING * progress)
+            images = _augment(x[rows].to(device), objects[rows].to(device), progress)
             with _half_precision(device):
                 logits = net(images)
             loss = _loss(logits.float(), y[rows].to(device), multi_label)
@@ -170,27 +181,49 @@ def _half_precision(device):
 
 
 def _loss(logits, truth, multi_label):
-    if multi_label:
-        return F.binary_cross_entropy_with_logits(logits, truth * (1 - SMOOTHING) + SMOOTHING / 2)
-    return F.cross_entropy(logits, truth, label_smoothing=SMOOTHING)
+    return F.binary_cross_entropy_with_logits(logits, truth) if multi_label else F.cross_entropy(logits, truth)
 
 
-def _augment(pixels, hiding):
-    """Mirror, shift, change the contrast and hide patches of a batch: uint8 [B, 3, H, W] -> float, normalised.
+def _augment(pixels, objects, progress):
+    """Mirror, shift, recolour, dim and mask a batch: uint8 [B, 3, H, W], objects bool [B, 1, H, W] -> float [B, 3, H, W], normalised.
 
-    Patches are hidden in the mean colour, zero after normalising (Hide-and-Seek, Singh and Lee 2017), in half of the
-    images and up to the share given: a network that never saw a part hidden would answer masked images at random, and
-    metrics ask it about little else. The share grows while training, since hidden birds teach a beginner nothing.
+    A network that never saw a part hidden or dimmed would answer masked images at random, and metrics ask it about little else. So
+    a third of the images each have patches hidden in the mean colour, zero after normalising (Hide-and-Seek, Singh and Lee 2017), are
+    dimmed by a smooth random mask as a map would do it, or lose some or all of the background; the strength grows while training, since hidden
+    birds teach a beginner nothing. Contrast and colour are drawn for each image, too. progress: in [0, 1).
     """
-    images = normalize(pixels.float() / 255)
+    images, objects = normalize(pixels.float() / 255), objects.float()
     each = {"size": (len(images), 1, 1, 1), "device": images.device}
-    images = torch.where(torch.rand(**each) < 0.5, images.flip(3), images)
-    images = images.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
-    images = images * (0.8 + 0.4 * torch.rand(**each))
-    share = hiding * (2 * torch.rand(**each) - 1)  # negative, so nothing is hidden, in half of the images
-    kept = torch.rand(len(images), 1, 8, 8, device=images.device) >= share
-    images = images * F.interpolate(kept.float(), images.shape[-2:])
-    return images.contiguous(memory_format=torch.channels_last)
+    mirrored, shift = torch.rand(**each) < 0.5, torch.randint(-6, 7, (2,)).tolist()
+    images, objects = (torch.where(mirrored, it.flip(3), it).roll(shift, (2, 3)) for it in (images, objects))
+    grey = (torch.rand(**each) < 0.3) * torch.rand(**each)
+    images = images + grey * (images.mean(1, keepdim=True) - images)
+    images = images * torch.where(torch.rand(**each) < 0.5, 0.8 + 0.4 * torch.rand(**each), 0.3 + 0.7 * torch.rand(**each))
+    kind, strength = torch.randint(3, **each), min(1.0, 2 * progress)
+    patches = torch.rand(len(images), 1, 8, 8, device=images.device) >= HIDING * progress * torch.rand(**each)
+    patches = F.interpolate(patches.float(), images.shape[-2:])
+    smooth = F.interpolate(torch.rand(len(images), 1, 6, 6, device=images.device), images.shape[-2:], mode="bilinear")
+    smooth = ((smooth - 0.6 * torch.rand(**each)) * 3 + 0.5).clamp(0, 1)
+    background = torch.maximum(objects, torch.rand(**each).sub(0.2).clamp(min=0))
+    masks = torch.where(kind == 0, patches, torch.where(kind == 1, 1 - strength * (1 - smooth), 1 - strength * (1 - background)))
+    return (images * masks).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def _temper(net, data):
+    """Divide the last layer of a trained network so that the median of its largest probability becomes CONFIDENCE.
+
+    The order of the classes stays. (Smoothed labels, the other way to keep confidence below 1, put all images at the same one.)
+    """
+    logits = _predict(net, data)[0]
+    low, high = 1e-2, 1e2  # of the factor: found by bisection, since the probability grows with it
+    for _ in range(50):
+        factor = (low * high) ** 0.5
+        median = _largest(logits * factor, data.multi_label).median()
+        low, high = (factor, high) if median < CONFIDENCE else (low, factor)
+    last = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.weight.mul_(factor)
+    last.bias.mul_(factor)
 
 
 def _resume(checkpoint, state):
