@@ -19,6 +19,7 @@ _PUBLIC = {
     "score": "score",
     "load_model": "models",
     "model_names": "models",
+    "trainings": "models",
     "transform": "models",
     "load_data": "data",
     "data_names": "data",

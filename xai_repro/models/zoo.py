@@ -168,6 +168,12 @@ def _describe(model, classes, multi_label, input_size):
     return model
 
 
+def trainings(name, data="mini-birds"):
+    """Names of the shipped weights of an embedded model for a data set, one for each training seed: seed 0 has the data set's name."""
+    names = [path.stem.removeprefix(f"{name}--") for path in SHIPPED.glob(f"{name}--{data}*.safetensors")]
+    return sorted((one for one in names if one == data or one.removeprefix(f"{data}-").isdecimal()), key=lambda one: (len(one), one))
+
+
 def _weights_file(name, weights):
     shipped = {path.stem.removeprefix(f"{name}--"): path for path in sorted(SHIPPED.glob(f"{name}--*.safetensors"))}
     weights = "mini-birds" if weights is None else weights

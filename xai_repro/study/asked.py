@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral, Real
 
 import torch
 
-from xai_repro.data import load_data
+from xai_repro.data import data_names, load_data
 from xai_repro.errors import short, UnknownName
 from xai_repro.explain import classes_of
-from xai_repro.models import load_model
+from xai_repro.models import load_model, trainings
+from xai_repro.models.zoo import EMBEDDED
 from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
 
@@ -68,7 +69,23 @@ def labelled(items, kind, wanted, is_one):
 
 
 def labelled_models(items):
-    return labelled(items, "model", "a name or a torch.nn.Module", lambda item: isinstance(item, (str, torch.nn.Module)))
+    """Models as {label: name, module, or several modules that were trained alike}; several only in a dict."""
+    several = isinstance(items, dict)
+    return labelled(items, "model", f"a name or a torch.nn.Module{' or a list of these modules' if several else ''}", partial(_is_model, several))
+
+
+def _is_model(several, item):
+    alike = several and isinstance(item, (list, tuple)) and len(item) > 0 and all(isinstance(one, torch.nn.Module) for one in item)
+    return alike or isinstance(item, (str, torch.nn.Module))
+
+
+def networks_of(model, data, most):
+    """The networks of a model, one per run: its list, itself, or for the name of an embedded one its name once for each training."""
+    if isinstance(model, (list, tuple)):
+        return list(model)
+    dataset = _embedded(data)
+    shipped = len(trainings(model, dataset)) if isinstance(model, str) and dataset and model in EMBEDDED else 1
+    return [model] * max(1, min(shipped, most))
 
 
 def labelled_data(items):
@@ -142,16 +159,22 @@ def loader():
     Nothing is kept from call to call, so that nobody gets a model that somebody else has changed, and weights that were
     changed on disk are read again. Few are kept at a time: a GPU does not hold many.
     """
-    return lru_cache(maxsize=4)(load_model)
+    return lru_cache(maxsize=8)(load_model)
 
 
-def the_model(model, data, device, load=None):
-    """The module for a name: embedded models with the weights for the embedded data set, torchvision's with ImageNet's."""
+def the_model(model, data, device, load=None, run=0):
+    """The module for a name: embedded models with the weights of a run for the embedded data set, torchvision's with ImageNet's."""
     if not isinstance(model, str):
         return model
-    dataset = data if isinstance(data, str) else getattr(data, "name", "")
-    embedded = dataset if isinstance(dataset, str) and dataset.startswith("mini-") else None
-    return (load or load_model)(model, weights=embedded if model.startswith("mini-") else "imagenet", device=device)
+    dataset = _embedded(data)
+    weights = (dataset and f"{dataset}-{run}" if run else dataset) if model in EMBEDDED else "imagenet"
+    return (load or load_model)(model, weights=weights, device=device)
+
+
+def _embedded(data):
+    """The name of an embedded data set, None for any other."""
+    name = data if isinstance(data, str) else getattr(data, "name", "")
+    return name if isinstance(name, str) and name in data_names() else None
 
 
 def the_data(data):
@@ -212,7 +235,14 @@ def explains_again(metric):
     return {"method", "settings"} <= set(metric_info(metric.name).hyper) and "method" not in metric.arguments
 
 
-def arguments(metric, method):
-    """The hyper-parameters of a metric, with the method at hand where it explains again."""
-    own = {"method": method.name, "settings": method.arguments} if explains_again(metric) else {}
-    return own | metric.arguments
+def in_run(asked, run):
+    """The hyper-parameters of a method or metric in a run: each run draws from a seed of its own."""
+    info = (method_info if asked.name in known_methods() else metric_info)(asked.name)
+    own = asked.arguments
+    return own | {"seed": own.get("seed", info.hyper["seed"]) + run} if run and "seed" in info.hyper else own
+
+
+def arguments(metric, method, run=0):
+    """The hyper-parameters of a metric in a run, with the method at hand where it explains again."""
+    own = {"method": method.name, "settings": in_run(method, run)} if explains_again(metric) else {}
+    return own | in_run(metric, run)

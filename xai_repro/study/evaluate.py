@@ -20,13 +20,15 @@ from xai_repro.store.progress import track
 from xai_repro.store.sharing import forgetting, shared, sharing
 from xai_repro.study import cluster, shards
 from xai_repro.study.asked import (
-    arguments, check_classes, check_layers, labelled_data, labelled_models, loader, multi_label, same_classes, the_data, the_model, with_hyper,
+    arguments, check_classes, check_layers, in_run, labelled_data, labelled_models, loader, multi_label, networks_of, same_classes,
+    the_data, the_model, with_hyper,
 )  # fmt: skip
 from xai_repro.study.images import block_of, data_fingerprint, Failure, failure, warn
 from xai_repro.study.profiles import check_names, profile as settings_of
 from xai_repro.study.shards import COLUMNS
 
 BLOCK = 100  # images per shard: what an interruption can cost at most
+TURN = 20  # images that one of several networks explains before it is the next one's turn
 SLOW = 5  # seconds: maps of a block that took longer are kept beside the shards, for metrics asked for later
 
 
@@ -36,9 +38,11 @@ def evaluate(
 ):  # fmt: skip
     """Score every method with every metric on every model and data set; one row per image, class, method and metric.
 
-    models: names or modules. datasets: names or sequences of `Sample` or of (image, label), the image as the model takes it.
+    models: names or modules; in a dict also a list of modules that were trained alike, with other seeds. datasets: names or sequences of `Sample` or of (image, label), the image as the model takes it.
     methods and metrics: names or (name, {hyper}). Each may be one item, a list, or a dict label -> item; the label is what the
     table calls it.
+    Such networks are the runs of one model: images are dealt out to them in turn, and run r draws whatever is random (`seed`) from a
+    seed r higher. Of an embedded model given by name all trainings are taken that are shipped, as many as the profile says.
     A model of single labels is explained for its top-1 on the unmodified image, a multi-label model for each class
     present. Metrics that take "unit" maps get the positive evidence, scaled to [0, 1] per map; metrics that explain again get
     the method and its hyper-parameters as `method` and `settings`, unless they are given a method.
@@ -51,8 +55,8 @@ def evaluate(
     recomputes what depends on it and nothing else. Maps that took long to make are kept there too. None: no files.
     scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
 
-    Returns a DataFrame with the columns COLUMNS: value float, NaN where undefined or not applicable; seconds per
-    image for the explanation; status "ok", "undefined" or the reason why there is no value; target -1 for an image that could
+    Returns a DataFrame with the columns COLUMNS: run, the number of the network; value float, NaN where undefined or not applicable;
+    seconds per image for the explanation; empty, whether the map has no positive value; status "ok", "undefined" or the reason why there is no value; target -1 for an image that could
     not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
     Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves,
     OSError for results that cannot be written, ConnectionError for a cluster that does not answer.
@@ -74,17 +78,20 @@ def evaluate(
 
     load, jobs, tables, sizes = loader(), [], {}, {}
     for (model_label, model), (data_label, data) in product(models.items(), datasets.items()):
-        module, samples = the_model(model, data, device, load), the_data(data)  # here, so that wrong names are found before anything runs
-        check_classes(module, samples, model_label, data_label)
-        check_layers(module, model_label, [*methods, *metrics])
+        samples = the_data(data)
         size, whole = sizes[data_label] = _size(samples, data_label, limit or settings["images"])
-        weights = (module.fingerprint if isinstance(model, str) else fingerprint.of_model(module)) if results else ""
-        weights = fingerprint.digest(weights, fingerprint.of_code(output)) if results and output else weights
-        for start in range(0, size, BLOCK):
-            job = Job(model, data, model_label, data_label, start, min(start + BLOCK, size), (), batch, device, profile, weights, "", output)
-            job, found = _planned(job, module, samples, methods, metrics, results)
-            tables |= found
-            jobs += [job] if job.todo else []
+        networks = networks_of(model, data, settings.get("networks", 1))[:size]
+        for number, network in enumerate(networks):
+            module = the_model(network, data, device, load, number)  # here, so that wrong names are found before anything runs
+            check_classes(module, samples, model_label, data_label)
+            check_layers(module, model_label, [*methods, *metrics])
+            weights = (module.fingerprint if isinstance(network, str) else fingerprint.of_model(module)) if results else ""
+            weights = fingerprint.digest(weights, fingerprint.of_code(output)) if results and output else weights
+            for start, stop in _dealt(size, len(networks), number):
+                job = Job(network, number, data, model_label, data_label, start, stop, (), batch, device, profile, weights, "", output)
+                job, found = _planned(job, module, samples, methods, metrics, results)
+                tables |= found
+                jobs += [job] if job.todo else []
     if jobs and results is not None:
         shards.check_folder(results)
     limits = _limits(profile, {} if limit else sizes, [*methods, *metrics], usual)
@@ -110,6 +117,12 @@ def _size(samples, label, images):
     return min(images if isinstance(images, int) else images.get(label, images["other"]), whole), whole
 
 
+def _dealt(size, networks, number):
+    """The blocks of images, start to stop, that one of several networks explains."""
+    block = BLOCK if networks == 1 else min(TURN, -(-size // networks))
+    return [(start, min(start + block, size)) for start in range(number * block, size, networks * block)]
+
+
 def _limits(profile, sizes, asked, usual):
     """What a profile leaves out, in one line; "" where it leaves out nothing."""
     said = [f"{size} of {whole} images of '{label}' (limit={whole} takes all)" for label, (size, whole) in sizes.items() if size < whole]
@@ -126,6 +139,7 @@ class Job:
     """A block of images of one model and data set, and what is still to be computed on it: plain values only."""
 
     model: object  # name or module
+    run: int  # which of the networks of the model this is
     data: object  # name or sequence
     model_label: str
     data_label: str
@@ -155,7 +169,7 @@ def _planned(job, model, samples, methods, metrics, results):
     if results is not None and (images := data_fingerprint(samples, job.start, job.stop)):  # without one, nothing can be kept
         job = replace(job, images=images)
         fit = multi_label(model, samples), same_classes(model, samples)
-        source = fingerprint.digest(job.weights, images, job.start, job.stop, fit)
+        source = fingerprint.digest(job.weights, images, job.start, job.stop, fit, job.run)
     tables, todo = {}, []
     for method in methods:
         missing = []
@@ -177,17 +191,19 @@ def run(job, step=lambda images: None, load=None):
     once per method for all its missing metrics, the logits of the images once for all methods; what the metrics of a method share
     is forgotten with its maps.
     """
-    model, data = the_model(job.model, job.data, job.device, load), the_data(job.data)
+    model, data = the_model(job.model, job.data, job.device, load, job.run), the_data(job.data)
     tables = {}
     with sharing(), reading(job.output):
         block = block_of(model, data, job)
         for method, wanted, missing, kept in ((m, *part, path) for m, every, path in job.todo for part in _by_kind(every)):
             maps, seconds = _kept(model, block, method, wanted, job, step, kept)
+            empty = [torch.zeros(len(batch.x), dtype=torch.bool) if isinstance(one, Failure) else ~(one > 0).flatten(1).any(1)
+                     for batch, one in zip(block.batches, maps)]  # fmt: skip
             with forgetting():
                 for metric, path in missing:
                     results = [_values(model, batch, one, method, metric, job) for batch, one in zip(block.batches, maps)]
                     values, statuses, sure = block.column(results)
-                    table = shards.table_of(job, model, block, method, metric, values, statuses, seconds)
+                    table = shards.table_of(job, model, block, method, metric, values, statuses, seconds, block.flags(empty))
                     if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
                         shards.write(table, path)
                     tables[method, metric] = table
@@ -225,7 +241,7 @@ def _maps(model, block, method, function, job, step):
     for number, batch in enumerate(block.batches, 1):
         start = _now(batch)
         try:
-            results.append(function(model, batch.x, batch.y, method=method.name, **method.arguments))
+            results.append(function(model, batch.x, batch.y, method=method.name, **in_run(method, job.run)))
             spent, rows = spent + _now(batch) - start, rows + len(batch.x)
         except Exception as error:  # noqa: BLE001 - one cell that fails must not end the run
             results += [_said(failure(error), method, job)]
@@ -246,7 +262,7 @@ def _values(model, batch, maps, method, metric, job):
     info = metric_info(metric.name)
     try:
         maps = positive(maps) if info.maps == "unit" else maps
-        values = score(metric.name, model, batch.x, batch.y, maps, truth=batch.truth(info.truth), **arguments(metric, method))
+        values = score(metric.name, model, batch.x, batch.y, maps, truth=batch.truth(info.truth), **arguments(metric, method, job.run))
         if values.shape != (len(batch.x),):
             raise ValueError(f"{metric.name} gives {list(values.shape)}; one value per image is needed, [{len(batch.x)}]")
         return values.detach().double().cpu().tolist()

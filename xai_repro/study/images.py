@@ -145,6 +145,14 @@ class Block:
         statuses = [failures[row].reason if row in failures else "ok" if value == value else "undefined" for row, value in enumerate(values)]
         return values, statuses, all(one.final for one in failures.values())
 
+    def flags(self, results):
+        """Truth values of all rows, False where there is none. results: for every batch a bool tensor."""
+        found = [False] * len(self.ids)
+        for batch, result in zip(self.batches, results):
+            for place, value in zip(batch.places, result.tolist()):
+                found[place] = value
+        return found
+
 
 def block_of(model, data, job):
     """The rows of a job's images in batches, with the classes to be explained. Those that cannot be explained are said once."""

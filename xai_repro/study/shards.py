@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.store import fingerprint
 from xai_repro.store.files import whole, writable
-from xai_repro.study.asked import device_of, explains_again
+from xai_repro.study.asked import device_of, explains_again, in_run
 
-COLUMNS = ["paper", "dataset", "model", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "status"]
+COLUMNS = ["paper", "dataset", "model", "run", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "empty", "status"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,12 +77,13 @@ def forget_code():
     _CODE.clear()
 
 
-def table_of(job, model, block, method, metric, values, statuses, seconds):
+def table_of(job, model, block, method, metric, values, statuses, seconds, empty):
     ids = block.ids
     columns = {
         "paper": [""] * len(ids),
         "dataset": [job.data_label] * len(ids),
         "model": [job.model_label] * len(ids),
+        "run": [job.run] * len(ids),
         "image_id": ids,
         "target": block.targets,
         "method": [method.name] * len(ids),
@@ -90,13 +91,14 @@ def table_of(job, model, block, method, metric, values, statuses, seconds):
         "metric": [metric.name] * len(ids),
         "value": pa.array(values, pa.float64()),
         "seconds": pa.array([seconds] * len(ids), pa.float64()),
+        "empty": empty,
         "status": statuses,
     }
     facts = json.dumps(_provenance(job, model, method, metric, len(ids)))
     return pa.table(columns, _SCHEMA).replace_schema_metadata({"xai_repro": facts})
 
 
-_TYPES = {"target": pa.int64(), "value": pa.float64(), "seconds": pa.float64()}
+_TYPES = {"run": pa.int64(), "target": pa.int64(), "value": pa.float64(), "seconds": pa.float64(), "empty": pa.bool_()}
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 
 
@@ -113,8 +115,9 @@ def _provenance(job, model, method, metric, rows):
         "commit": _commit(),
         "versions": _versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})",
-        "seed": hyper[method.name].get("seed"),
+        "seed": in_run(method, job.run).get("seed", hyper[method.name].get("seed")),
         "model": job.model_label,
+        "run": job.run,
         "weights": job.weights,
         "dataset": job.data_label,
         "images": job.images,
