@@ -9,7 +9,7 @@ import xai_repro as xr
 from toys import flops, images, peak_bytes, seeded
 
 CAMS = ["cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam"]
-TWO_PASSES = ["increase-in-confidence", "average-drop", "average-drop-in-deletion"]
+TWO_PASSES = ["increase-in-confidence", "confidence-gain", "average-drop", "average-drop-in-deletion"]
 
 
 @functools.cache

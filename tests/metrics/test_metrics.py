@@ -59,6 +59,7 @@ def test_faithfulness_by_hand(pixels, keep, Y, O, D):  # noqa: E741
     x, maps = photo(*pixels), row(*keep)
     assert value("average-drop", x, maps) == pytest.approx(max(0, Y - O) / Y, abs=1e-12)
     assert value("average-drop-in-deletion", x, maps) == pytest.approx((Y - D) / Y, abs=1e-12)
+    assert value("confidence-gain", x, maps) == pytest.approx(O - Y, abs=1e-12)
     if Y != O:
         assert value("increase-in-confidence", x, maps) == float(O > Y)
 
@@ -67,6 +68,7 @@ def test_faithfulness_of_the_other_class():
     x, maps = photo(9, 1 / 3), row(1, 0)  # for class 1: Y = 1/4, O = 1/10, D = 3/4
     assert value("average-drop", x, maps, y=1) == pytest.approx(0.6)
     assert value("average-drop-in-deletion", x, maps, y=1) == pytest.approx(-2)
+    assert value("confidence-gain", x, maps, y=1) == pytest.approx(1 / 10 - 1 / 4)
     assert value("increase-in-confidence", x, maps, y=1) == 0
     assert value("increase-in-confidence", x, 1 - maps, y=1) == 1
 
@@ -240,6 +242,6 @@ def test_directions():
     stated = {
         "increase-in-confidence": True, "average-drop": False, "average-drop-in-deletion": True, "insertion": True, "deletion": False,
         "overall": True, "proportion": True, "pointing-game": True, "pointing-energy": True, "positive-ratio": False,
-        "iou": True, "segmentation-ap": True, "outside-inside-ratio": False,
+        "iou": True, "confidence-gain": True, "segmentation-ap": True, "outside-inside-ratio": False,
     }  # fmt: skip
     assert {name: higher[name] for name in higher if name in stated} == {name: stated[name] for name in higher if name in stated}

@@ -13,6 +13,7 @@ from torch import nn
 from xai_repro.data import load_data
 from xai_repro.errors import UnknownName
 from xai_repro.models import evaluate_model, load_model, model_names, train, transform, zoo
+from xai_repro.models.measure import _mean_average_precision
 
 training = import_module("xai_repro.models.train")  # the package exports a function of that name
 EMBEDDED = ["mini-vgg", "mini-resnet"]
@@ -113,7 +114,7 @@ def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch):
 def test_average_precision_by_hand():
     scores = torch.tensor([[4.0, 1.0], [3.0, 2.0], [2.0, 3.0], [1.0, 4.0]])
     truth = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-    assert training._mean_average_precision(scores, truth) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
+    assert _mean_average_precision(scores, truth) == pytest.approx(((1 + 2 / 3) / 2 + 1 / 3) / 2)
 
 
 def test_torchvision_models():

@@ -36,6 +36,17 @@ def increase_in_confidence(model, x, y, maps, truth=None):
     return (O > Y).to(x.dtype).where(~(O - Y).isnan(), torch.nan)
 
 
+@metric("confidence-gain", higher_is_better=True, cite="")
+def confidence_gain(model, x, y, maps, truth=None):
+    """By how much the probability grows, or shrinks, when only what the map keeps is shown.
+
+    O - Y
+
+    In [-1,1] per image. No paper of the five prints it: it says how large the increases are that increase-in-confidence counts.
+    """
+    return probability(model, x, y, maps) - probability(model, x, y)
+
+
 @metric("average-drop", higher_is_better=False, cite="chattopadhay2018gradcampp")
 def average_drop(model, x, y, maps, truth=None):
     """How much of the probability is lost when only what the map keeps is shown.

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from xai_repro.data import load_data, normalize
 from xai_repro.errors import short, unknown, whole_number
+from xai_repro.models.measure import evaluate_model, largest, multi_hot, predicted
 from xai_repro.models.zoo import EMBEDDED, build, for_inference, pick_device
 from xai_repro.store.files import record, sha256, writable
 
@@ -84,45 +85,6 @@ def _target(out):
     return writable(out)
 
 
-@torch.inference_mode()
-def evaluate_model(model, data, limit=1000):
-    """Measure a classifier on the first images of a data set from load_data.
-
-    Returns accuracy, or mean_average_precision where an image has several labels; median_top1_probability and
-    quantiles (5, 25, 50, 75, 95 %) of the largest probability (softmax, or sigmoid for several labels); n images.
-    """
-    data = data if limit is None else data[: whole_number("limit", limit)]
-    logits, truth = _predict(model, data)
-    probability = _largest(logits, data.multi_label)
-    if data.multi_label:
-        score = {"mean_average_precision": _mean_average_precision(logits, truth)}
-    else:
-        score = {"accuracy": float(truth[torch.arange(len(truth)), logits.argmax(1)].mean())}
-    quantiles = [round(q, 4) for q in np.quantile(probability.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()]
-    return {**score, "median_top1_probability": quantiles[2], "quantiles": quantiles, "n": len(data)}
-
-
-def _predict(model, data):
-    """Logits [N, C] and labels as zeros and ones [N, C] of all images of a data set."""
-    device = next(model.parameters()).device
-    logits, truth = [], []
-    for samples in DataLoader(data, 100, collate_fn=list):
-        logits.append(model(torch.stack([sample.image for sample in samples]).to(device)).cpu())
-        truth += [_multi_hot(sample.labels, len(data.classes)) for sample in samples]
-    return torch.cat(logits), torch.stack(truth)
-
-
-def _largest(logits, multi_label):
-    return (logits.sigmoid() if multi_label else logits.softmax(1)).amax(1)
-
-
-def _mean_average_precision(scores, truth):
-    """Mean over classes of the mean precision at each of the class's images, ranked by score: both [N, C]."""
-    ranked = truth.gather(0, scores.argsort(0, descending=True))
-    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)[:, None]
-    return float(((precision * ranked).sum(0) / ranked.sum(0)).nanmean())
-
-
 def _draw(data, progress):
     """All pictures, uint8 [N, 3, H, W], where their objects are, bool [N, 1, H, W], and labels as zeros and ones, [N, C]; drawn on every core."""
     bundles = [range(i, min(i + 100, len(data))) for i in range(0, len(data), 100)]
@@ -143,12 +105,8 @@ class _Bundles(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         pixels, objects, labels = zip(*(self.data.pixels(i) for i in self.bundles[index]))
-        truth = [_multi_hot(each, len(self.data.classes)) for each in labels]
+        truth = [multi_hot(each, len(self.data.classes)) for each in labels]
         return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(objects)), torch.stack(truth)
-
-
-def _multi_hot(labels, classes):
-    return torch.zeros(classes).index_fill_(0, torch.tensor(labels), 1.0)
 
 
 def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed):
@@ -190,10 +148,11 @@ def _augment(pixels, objects, progress):
     A network that never saw a part hidden or dimmed would answer masked images at random, and metrics ask it about little else. So
     a third of the images each have patches hidden in the mean colour, zero after normalising (Hide-and-Seek, Singh and Lee 2017), are
     dimmed by a smooth random mask as a map would do it, or lose some or all of the background; the strength grows while training, since hidden
-    birds teach a beginner nothing. Contrast and colour are drawn for each image, too. progress: in [0, 1).
+    birds teach a beginner nothing. Light, contrast and colour are drawn for each image, too. progress: in [0, 1).
     """
-    images, objects = normalize(pixels.float() / 255), objects.float()
-    each = {"size": (len(images), 1, 1, 1), "device": images.device}
+    each = {"size": (len(pixels), 1, 1, 1), "device": pixels.device}
+    light = torch.where(torch.rand(**each) < 0.3, 0.3 + 0.7 * torch.rand(**each), 1.0)
+    images, objects = normalize(pixels.float() / 255 * light), objects.float()
     mirrored, shift = torch.rand(**each) < 0.5, torch.randint(-6, 7, (2,)).tolist()
     images, objects = (torch.where(mirrored, it.flip(3), it).roll(shift, (2, 3)) for it in (images, objects))
     grey = (torch.rand(**each) < 0.3) * torch.rand(**each)
@@ -215,11 +174,11 @@ def _temper(net, data):
 
     The order of the classes stays. (Smoothed labels, the other way to keep confidence below 1, put all images at the same one.)
     """
-    logits = _predict(net, data)[0]
+    logits = predicted(net, data)[0]
     low, high = 1e-2, 1e2  # of the factor: found by bisection, since the probability grows with it
     for _ in range(50):
         factor = (low * high) ** 0.5
-        median = _largest(logits * factor, data.multi_label).median()
+        median = largest(logits * factor, data.multi_label).median()
         low, high = (factor, high) if median < CONFIDENCE else (low, factor)
     last = [module for module in net.modules() if isinstance(module, torch.nn.Linear)][-1]
     last.weight.mul_(factor)
