@@ -205,3 +205,19 @@ def test_the_model_is_whole_whenever_the_caller_has_control(order):
         two = [randomised(model, x, Y, order=order, layer="features.4") for _ in range(2)]  # at once, under no_grad
         assert all(name == again and torch.equal(maps, others) for (name, maps), (again, others) in zip(*two, strict=True))
     assert state(model) == before
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_it_may_start_at_the_last_convolution(order):
+    """What is above is as trained: the gradient of the head and the block itself tell the map, by hand."""
+    model, x = seeded(VGGLike), images()
+    whole, part = (dict(randomised(model, x, Y, "gradient", order, start=start)) for start in randomise.STARTS)
+    convolving = [name for name in VGG if name.startswith("features")]
+    assert list(whole) == VGG and list(part) == convolving
+    for number, name in enumerate(convolving, 1):
+        with reinitialised(model, convolving[:number] if order == "cascading" else [name]):
+            assert torch.equal(part[name], xr.explain(model, x, Y, "gradient"))
+    with pytest.raises(UnknownName, match="unknown start 'last'"):
+        next(randomised(model, x, Y, start="last"))
+    with pytest.raises(ValueError, match="from the last-convolution on"):
+        next(randomised(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES)).double(), x, Y, "gradient", start="last-convolution"))

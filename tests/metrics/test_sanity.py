@@ -49,6 +49,17 @@ def test_score_is_the_mean_over_the_blocks(toy, order):
     assert not torch.equal(got, xr.score(METRICS[order], model, x, Y, maps, method="linear-approximation", seed=7))
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_score_may_start_at_the_last_convolution(order):
+    model, x = seeded(VGGLike), images()
+    maps = xr.explain(model, x, Y, "gradient")
+    each = [others for _, others in randomised(model, x, Y, "gradient", order, start="last-convolution")]
+    got = xr.score(METRICS[order], model, x, Y, maps, method="gradient", start="last-convolution")
+    for b in range(3):
+        similar = [spearmanr(maps[b].flatten(), others[b].flatten()).statistic for others in each]
+        assert got[b].item() == pytest.approx(sum(similar) / 2, abs=1e-12)  # two convolutions, of five blocks
+
+
 def test_a_map_that_goes_blank_has_kept_nothing(monkeypatch):
     x, maps = images(), images()[:, 0]
     blank, given = torch.zeros_like(maps), maps.clone()

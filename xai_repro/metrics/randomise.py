@@ -3,6 +3,7 @@
 import zlib
 from contextlib import contextmanager
 from functools import partial
+from itertools import dropwhile
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +18,18 @@ from xai_repro.network.forward import evaluating, outside_inference, top1
 from xai_repro.registry import check_hyper, method_info
 
 ORDERS = ("cascading", "independent")
+STARTS = ("logits", "last-convolution")
 PRODUCTS = {F.conv1d, F.conv2d, F.conv3d, F.linear}  # what a forward pass spends its time on
 KEPT = 2**31  # bytes of products that are kept to be reused; what comes later is computed again
 
 
-def randomised(model, x, y=None, method="grad-cam", order="cascading", seed=0, settings=None, layer=None):
+def randomised(model, x, y=None, method="grad-cam", order="cascading", seed=0, settings=None, layer=None, start="logits"):
     """Yield (block, maps [B,H,W]) for every block of the model, from the logits downwards: the maps of the randomised model.
 
     order: "cascading" draws the parameters of the block and of all blocks above it anew, "independent" those of the block
     alone [Adebayo et al. 2018, sections 3.1 and 3.2]. y: the classes explained, as in `explain`; None: the top-1 of the model as
-    it is. settings, layer: the method's hyper-parameters and, where it has one, its layer. seed: of the parameters; a block gets
+    it is. start: "logits", or "last-convolution" where the blocks above it, which hold no convolution, are kept as they are
+    [Collection-CAM, section IV.E]. settings, layer: the method's hyper-parameters and, where it has one, its layer. seed: of the parameters; a block gets
     the same ones in both orders. Maps are bit for bit those of `explain` on the randomised model. Whenever the caller has
     control, the model is as before.
 
@@ -37,14 +40,17 @@ def randomised(model, x, y=None, method="grad-cam", order="cascading", seed=0, s
     """
     settings = like("settings", settings or {}, {}) | ({} if layer is None else {"layer": layer})
     check_hyper(method_info(method), {name: value for name, value in settings.items() if name != "chunk"})
-    if order not in ORDERS:
-        raise unknown("order", order, ORDERS)
+    for name, given, possible in (("order", order, ORDERS), ("start", start, STARTS)):
+        if given not in possible:
+            raise unknown(name, given, possible)
     x = check_images(model, x)
     y = check_classes(x, y)
     y = top1(model, x, y)
     names = blocks(model, x)
+    if start == "last-convolution":
+        names = list(dropwhile(lambda name: all(p.dim() < 4 for p in model.get_submodule(name).parameters()), names))
     if not names:
-        raise ValueError(f"{type(model).__name__} has no part whose parameters its forward pass uses: nothing to randomise")
+        raise ValueError(f"{type(model).__name__} has no part whose parameters its forward pass uses, from the {start} on: nothing to randomise")
     sets = [names[: i + 1] if order == "cascading" else [name] for i, name in enumerate(names)]
     return _maps(model, x, y, method, settings, sets, seed)
 
