@@ -7,13 +7,14 @@ from importlib.resources import files
 from itertools import product
 
 from xai_repro.data import data_names, REAL
-from xai_repro.errors import like, short, unknown
+from xai_repro.errors import like, short, unknown, whole_number
 from xai_repro.models import model_names
 from xai_repro.published import papers, published
 from xai_repro.registry import check_hyper, method_info, methods, metrics
 from xai_repro.study.statistics import TIME
 
 FACTS = ("id", "place", "says", "test")
+NO_CHOICE = ("methods", "sizes")  # lists that are one argument
 NAMES = ("labels", "metrics", "models")  # what a file may list in [names]
 
 
@@ -48,7 +49,10 @@ def of_paper(paper, tests):
     _known(f"list of names in the claims of {paper}", named, NAMES)
     records = table.get("claim", [])
     for number, record in enumerate(records, 1):
-        _check(f"claim {record.get('id', f'number {number}')} of {paper}", record, dict(tests), _possible(paper, named))
+        place = f"claim {record.get('id', f'number {number}')} of {paper}"
+        _check(place, record, dict(tests), _possible(paper, named))
+        printed = record.get("table", [])
+        _known(f"table in {place}", printed if isinstance(printed, list) else [printed], {*published(paper)["table"]})
     return [{"paper": paper} | record for record in records]
 
 
@@ -67,8 +71,8 @@ def _possible(paper, named):
 
 def comparisons(record):
     """The arguments of a record's test, one dict for every combination where several are given."""
-    arguments = {key: value for key, value in record.items() if key not in (*FACTS, "paper")}
-    choices = [value if isinstance(value, list) and key != "methods" else [value] for key, value in arguments.items()]
+    arguments = {key: value for key, value in record.items() if key not in (*FACTS, "paper", "table")}
+    choices = [value if isinstance(value, list) and key not in NO_CHOICE else [value] for key, value in arguments.items()]
     return [dict(zip(arguments, chosen)) for chosen in product(*choices)]
 
 
@@ -78,7 +82,7 @@ def _check(place, record, tests, possible):
             raise ValueError(f"{place}: {fact} is {short(repr(record.get(fact)))}; a text is needed")
     _known(f"test in {place}", [record["test"]], tests)
     parameters = {name: one for name, one in inspect.signature(tests[record["test"]]).parameters.items() if name != "cells"}
-    given = [key for key in record if key not in FACTS]
+    given = [key for key in record if key not in (*FACTS, "table")]
     _known(f"argument of {record['test']} in {place}", given, parameters)
     for name, one in parameters.items():
         if one.default is one.empty and name not in given:
@@ -92,8 +96,15 @@ def _check(place, record, tests, possible):
 
 def _check_argument(place, name, value, possible):
     """Refuse an argument of the wrong kind, and a name that nobody knows."""
-    if name in ("value", "tolerance"):
+    if name in ("value", "tolerance", "share"):
         like(f"{name} in {place}", value, 0.0)
+        if name == "share" and not 0 < value <= 1:
+            raise ValueError(f"{place}: share is {value}; a share of the comparisons is needed, above 0 and at most 1")
+    elif name == "sizes":
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"{place}: sizes is {short(repr(value))}; two sides of an image in pixels are needed")
+        for size in value:
+            whole_number(f"sizes in {place}", size)
     elif name == "methods":
         if not isinstance(value, list) or len(value) < 2:
             raise ValueError(f"{place}: methods is {short(repr(value))}; a list of at least two is needed")

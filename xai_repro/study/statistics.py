@@ -1,6 +1,5 @@
 """From rows to means with intervals, per cell and against maps that know nothing."""
 
-from functools import lru_cache
 from numbers import Real
 
 import numpy as np
@@ -8,9 +7,13 @@ import pandas as pd
 
 from xai_repro.errors import short
 from xai_repro.registry import method_info, methods, metric_info
+from xai_repro.study.resampling import interval, mean_of, RESAMPLES, resampled, resampled_means, units
+
+__all__ = ["interval", "RESAMPLES", "resampled_means"]  # asked for here, too
 
 BY = ("dataset", "model", "method", "hyper", "metric")
-RESAMPLES = 1000
+EMPTY = 0.1  # from this share of empty maps on, a mean is that of the images that were easy enough to get a map
+ASYMPTOTIC = 10  # one permutation's error is bounded and no power law yet
 TIME = "milliseconds"  # the papers' unit for the cost of an explanation; ours is the column `seconds`
 
 
@@ -28,19 +31,25 @@ def higher_is_better(metric):
 
 
 def summary(df, by=BY):
-    """Mean of every metric with a 95 % bootstrap interval over images.
+    """Mean of every metric with a 95 % bootstrap interval over networks and images.
 
     df: rows of `evaluate`. by: columns that tell the cells apart.
-    Returns one row per cell, in the order of the rows: `by`, mean, low, high, n (images with a value), undefined
-    (rows without one), status ("ok", or the most frequent reason where no row has a value). Values are in the
+    Returns one row per cell, in the order of the rows: `by`, mean, low, high, n (images with a value), networks (runs: the
+    networks with their draws), empty (share of maps that are zero everywhere; NaN where the rows do not say), undefined
+    (rows without a value), status ("ok", or the most frequent reason where no row has a value). Values are in the
     metric's own unit (fractions, not percent). All rows of an image are drawn together, so that several classes in
-    one image are not counted as independent; the percentile interval is seeded and repeatable.
+    one image are not counted as independent; how runs and images are drawn says `resampling.resampled`. Seeded and repeatable.
     Raises ValueError for a column that df does not have, or that holds no numbers where numbers are needed.
     """
     by = [by] if isinstance(by, str) else list(by)
-    df = checked_rows(df, [*by, "image_id", "value"])
+    df = with_run(checked_rows(df, [*by, "image_id", "value"]))
     rows = [dict(zip(by, key)) | _estimate(cell) for key, cell in df.groupby(by, sort=False, dropna=False)]
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "undefined", "status"])
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "networks", "empty", "undefined", "status"])
+
+
+def with_run(df):
+    """The rows with a column `run`: 0, one network, where there is none or it does not say."""
+    return df.assign(run=df["run"].fillna(0) if "run" in df else 0)
 
 
 def checked_rows(df, columns, what="rows are those of `evaluate`"):
@@ -67,48 +76,27 @@ def _numbers(column):
 def timed(df):
     """The seconds of rows of `evaluate` as rows of the metric "milliseconds", one per image, class and method."""
     df = checked_rows(df, [*BY, "image_id", "target", "seconds"])
-    rows = df.drop_duplicates(["dataset", "model", "method", "hyper", "image_id", "target"])
+    rows = df.drop_duplicates(["dataset", "model", "method", "hyper", "image_id", "target", *(["run"] if "run" in df else [])])
     return rows.assign(metric=TIME, value=rows["seconds"] * 1000)
 
 
 def _estimate(cell):
     defined = cell["value"].notna()
-    found = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": 0, "undefined": int((~defined).sum())}
+    found = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": empty_share(cell), "undefined": int((~defined).sum())}
     if not defined.any():
         said = cell["status"].dropna() if "status" in cell else []
         return found | {"status": said.mode().iat[0] if len(said) else "undefined"}
     values = cell[defined]
-    low, high = interval(resampled_means(values["value"], values["image_id"]))
+    low, high = interval(mean_of(values["value"], values["image_id"], values["run"])[1])
     return found | {
-        "mean": values["value"].mean(), "low": low, "high": high, "n": values["image_id"].nunique(), "status": "ok",
+        "mean": values["value"].mean(), "low": low, "high": high, "n": values["image_id"].nunique(), "networks": values["run"].nunique(), "status": "ok",
     }  # fmt: skip
 
 
-def resampled_means(values, images, resamples=RESAMPLES, seed=0):
-    """Means of bootstrap samples of images, [resamples].
-
-    values: one per row. images: name of the image each row belongs to. A sample draws as many images as there are,
-    with replacement, and takes all rows of each; the mean is over rows.
-    """
-    values, (codes, names) = np.asarray(values, float), pd.factorize(np.asarray(images, object))
-    sums, counts = np.bincount(codes, values), np.bincount(codes)
-    drawn = draws(len(names), resamples, seed)
-    # From the first value, so that the mean of a constant is that constant, not that constant up to rounding.
-    return values[0] + drawn @ (sums - counts * values[0]) / (drawn @ counts)
-
-
-def interval(samples, level=0.95):
-    """Percentile interval (low, high) of bootstrap samples; NaN for none."""
-    samples = samples[~np.isnan(samples)]
-    if not len(samples):
-        return np.nan, np.nan
-    return tuple(np.quantile(samples, [(1 - level) / 2, (1 + level) / 2]).tolist())
-
-
-@lru_cache(maxsize=8)
-def draws(images, resamples, seed):
-    """How often each image is in each bootstrap sample, [resamples, images]."""
-    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples).astype(float)
+def empty_share(cell):
+    """Share of the rows' maps that are zero everywhere, of those that say so; NaN for none."""
+    said = cell["empty"].dropna() if "empty" in cell else []
+    return float(said.astype(float).mean()) if len(said) else np.nan
 
 
 def with_time(df):
@@ -117,23 +105,32 @@ def with_time(df):
 
 
 def slopes(df, x, by=("dataset", "model")):
-    """Slope of log(mean value) over log(x), by least squares over the values of x, with a 95 % interval over images.
+    """Slope of log(mean value) over log(x), by least squares over the values of x from 10 on, with a 95 % interval over runs and images.
 
-    df: rows of `evaluate` with a column x of at least two numbers; all have to be positive. Returns `by`, slope, low, high, n
-    (images). Raises ValueError otherwise.
+    df: rows of `evaluate` with a column x of at least two numbers from 10 on; all have to be positive. The slope of an error is that of
+    its limit, 1 / x, where the error is small: one minus a cosine is at most 1, so the first point of SHAP-CAM, 1 permutation, lies under
+    the line. A mean is over rows; an image that has no value at some x counts at the others.
+    Returns `by`, slope, low, high, n (images), networks (runs, each with draws of its own). Raises ValueError otherwise.
     """
-    df, found = checked_rows(df, [*by, x, "image_id", "value"]), []
-    if len(df) and (df[x].nunique() < 2 or not (_numbers(df[x]) > 0).all() or not (df["value"] > 0).all()):
-        raise ValueError(f"a slope over '{x}' needs two values of it, and positive numbers in both columns")
+    df, found = with_run(checked_rows(df, [*by, x, "image_id", "value"])), []
+    if len(df) and (not (_numbers(df[x]) > 0).all() or not (df["value"].dropna() > 0).all() or _numbers(df[x])[_numbers(df[x]) >= ASYMPTOTIC].nunique() < 2):
+        raise ValueError(f"a slope over '{x}' needs two values of it from {ASYMPTOTIC} on, and positive numbers in both columns")
     for key, part in df.groupby(list(by), sort=False):
-        wide = part.pivot_table(index="image_id", columns=x, values="value")
-        places = np.log(wide.columns.to_numpy(float))
+        part = part[(_numbers(part[x]) >= ASYMPTOTIC) & part["value"].notna()]
+        codes, design = units(part["image_id"], part["run"])
+        wide = part.assign(unit=codes).pivot_table(index="unit", columns=x, values="value", aggfunc=["sum", "count"], fill_value=0, observed=True)
+        places = np.log(wide["sum"].columns.to_numpy(float))
         places -= places.mean()
-        weights = np.vstack([np.ones(len(wide)), draws(len(wide), RESAMPLES, 0)]) / len(wide)
-        fits = np.log(weights @ wide.to_numpy()) @ places / (places @ places)
-        low, high = interval(fits[1:])
-        found.append(dict(zip(by, key)) | {"slope": fits[0], "low": low, "high": high, "n": len(wide)})
-    return pd.DataFrame(found, columns=[*by, "slope", "low", "high", "n"])
+        sums, counts = (wide[name].to_numpy(float) for name in ("sum", "count"))
+
+        def fit(weights, sums=sums, counts=counts, places=places):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.log((weights @ sums) / (weights @ counts)) @ places / (places @ places)
+
+        slope, samples = resampled(design, fit)
+        low, high = interval(samples)
+        found.append(dict(zip(by, key)) | {"slope": slope, "low": low, "high": high, "n": part["image_id"].nunique(), "networks": part["run"].nunique()})
+    return pd.DataFrame(found, columns=[*by, "slope", "low", "high", "n", "networks"])
 
 
 # -- against knowing nothing, and the time it takes ------------------------------------------------------------------
@@ -142,12 +139,13 @@ def slopes(df, x, by=("dataset", "model")):
 def against_controls(df, controls=("random", "center")):
     """The best method that is no control beside the best of some controls, per data set, model and metric.
 
-    df: rows of `evaluate`. apart: whether the method is better and the two 95 % intervals do not overlap.
+    df: rows of `evaluate`. apart: whether the method is better and the two 95 % intervals do not overlap. A method with a tenth of
+    its maps empty or more is not the best.
     """
     means, found = summary(df).dropna(subset=["mean"]), []
     for (dataset, model, metric), part in means.groupby(["dataset", "model", "metric"], sort=False):
         sign = 1 if higher_is_better(metric) else -1
-        explaining, knowing_nothing = part[~part["method"].map(_is_control)], part[part["method"].isin(controls)]
+        explaining, knowing_nothing = part[~part["method"].map(_is_control) & ~(part["empty"] >= EMPTY)], part[part["method"].isin(controls)]
         if explaining.empty or knowing_nothing.empty:
             continue
         best, rival = (rows.loc[(sign * rows["mean"]).idxmax()] for rows in (explaining, knowing_nothing))

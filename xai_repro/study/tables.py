@@ -11,8 +11,10 @@ from xai_repro.errors import whole_number
 from xai_repro.published import published
 from xai_repro.registry import methods, metrics
 from xai_repro.store.files import whole, writable
+from xai_repro.study.printed import headed
+from xai_repro.study.resampling import interval, resampled, units
 from xai_repro.study.statistics import (
-    BY, RESAMPLES, TIME, against_controls, checked_rows, cost, draws, higher_is_better, interval, resampled_means, slopes, summary, timed, with_time,
+    BY, EMPTY, TIME, against_controls, checked_rows, cost, higher_is_better, resampled_means, slopes, summary, timed, with_run, with_time,
 )  # fmt: skip
 
 # What the embedded experiment runs in place of a paper's data and models; "" is where the paper's table does not say.
@@ -51,8 +53,8 @@ def compare(df, paper, table, row="", column=""):
 
     Returns the columns table, row, column, group and heading (of the two, the one that names the method is heading;
     methods are compared within a group), dataset, model, method, metric, printed, paper, ours, low, high (all in the
-    paper's unit), unit, n, paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
-    in place of what), status ("ok" or why there is no number of ours), mark.
+    paper's unit), unit, n (images), networks, empty (share of empty maps), paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
+    in place of what), used (the data set and model that were), status ("ok" or why there is no number of ours), mark.
     Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept or df is no such table.
     """
     return _joined(df, paper, table, row, column)[_COMPARED]
@@ -60,33 +62,53 @@ def compare(df, paper, table, row="", column=""):
 
 _COMPARED = [
     "table", "row", "column", "group", "heading", "dataset", "model", "method", "metric", "printed", "paper", "ours",
-    "low", "high", "unit", "n", "paper_rank", "rank", "stands_in", "status", "mark",
+    "low", "high", "unit", "n", "networks", "empty", "paper_rank", "rank", "stands_in", "used", "status", "mark",
 ]  # fmt: skip
 
 
 def rank_agreement(df, paper, table, row="", column=""):
     """Kendall's tau-b between the paper's order of the methods and ours, per group and metric of `compare`.
 
-    Returns the columns group, metric, stands_in, tau, low, high, methods (compared), n (images). tau is NaN for
-    fewer than three methods or where all are equal. The interval redraws the images, the same for all methods.
+    Returns the columns group, metric, stands_in, tau, low, high, methods (compared), needed, n (images), networks. tau is NaN for
+    fewer than three methods or where all are equal. The interval redraws networks and images, the same for all methods: it says how
+    firm our order is, not whether it agrees with the paper's by more than chance. For that tau has to reach `needed`, the least that
+    unrelated orders of so many methods reach with a probability of at most 5 % (two-sided, without ties): .87 for six methods; NaN where
+    even the same order could be chance, as for three or four.
     """
-    joined, rows = _joined(df, paper, table, row, column), with_time(checked_rows(df, ["value", "seconds"]))
+    joined, rows = _joined(df, paper, table, row, column), with_run(with_time(checked_rows(df, ["value", "seconds"])))
     found = []
     for (name, metric), group in joined.groupby(["group", "metric"], sort=False):
         both = group[group["paper"].notna() & group["ours"].notna()]
         sign = 1 if higher_is_better(metric) else -1
-        record = {"group": name, "metric": metric, "stands_in": group["stands_in"].max()}
+        record = {"group": name, "metric": metric, "stands_in": group["stands_in"].max(), "methods": len(both), "needed": needed(len(both))}
         if len(both) < 3 or higher_is_better(metric) is None:
-            found.append(record | {"tau": np.nan, "low": np.nan, "high": np.nan, "methods": len(both), "n": 0})
+            found.append(record | {"tau": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0})
             continue
         printed = sign * both["paper"].to_numpy()
-        means, images = _means_together(rows, both)
-        # Rounding makes methods that are equal by algebra equal in float32 too, whatever the order of its sums.
-        ours = both["ours"] / both["unit"].map(lambda unit: 100 if unit == "%" else 1)
-        tau = kendalltau(printed, (sign * ours).round(6)).statistic
-        low, high = interval(kendall(printed, (sign * means).round(6)))
-        found.append(record | {"tau": tau, "low": low, "high": high, "methods": len(both), "n": images})
-    return pd.DataFrame(found, columns=["group", "metric", "stands_in", "tau", "low", "high", "methods", "n"])
+        sums, counts, design = _sums_together(rows, both)
+
+        def tau(weights, sums=sums, counts=counts, printed=printed, sign=sign):
+            with np.errstate(invalid="ignore", divide="ignore"):
+                # Rounding makes methods that are equal by algebra equal in float32 too, whatever the order of its sums.
+                return kendall(printed, (sign * (weights @ sums) / (weights @ counts)).round(6))
+
+        estimate, samples = resampled(design, tau)
+        low, high = interval(samples.clip(-1, 1))
+        found.append(record | {"tau": estimate, "low": low, "high": high, "n": len(set(design[1])), "networks": len(set(design[0]))})
+    return pd.DataFrame(found, columns=["group", "metric", "stands_in", "tau", "low", "high", "methods", "needed", "n", "networks"])
+
+
+def needed(methods, level=0.05):
+    """The least Kendall tau of so many methods that unrelated orders reach with a probability of at most `level`, two-sided; else NaN.
+
+    From the number of orders with so many pairs turned round: the product of 1 + x + ... + x^(m - 1) over m.
+    """
+    ways = np.ones(1)
+    for m in range(2, methods + 1):
+        ways = np.convolve(ways, np.ones(m))
+    pairs, beyond = len(ways) - 1, 2 * np.cumsum(ways) / ways.sum()  # at most so many turned round, or at least so many
+    few = np.flatnonzero(beyond <= level)
+    return 1 - 2 * few.max() / pairs if len(few) else np.nan
 
 
 def simulations(df, paper, table, runs):
@@ -125,14 +147,16 @@ def kendall(order, orders):
         return (b @ a) / np.sqrt((a**2).sum() * (b**2).sum(1))
 
 
-def _means_together(rows, cells):
-    """Bootstrap means [resamples, methods] with the same images drawn for every method, and the number of images."""
-    chosen = [rows[np.logical_and.reduce([rows[key] == value for key, value in cell.items()])] for cell in cells["found"]]
-    wide = pd.concat([one.groupby("image_id")["value"].agg(["sum", "count"]) for one in chosen], axis=1).fillna(0)
-    sums, counts = wide["sum"].to_numpy(), wide["count"].to_numpy()
-    drawn = draws(len(wide), RESAMPLES, 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (drawn @ sums) / (drawn @ counts), len(wide)
+def _sums_together(rows, cells):
+    """Sums and counts [pairs, methods] by pair of run and image, the same for every method, and the design of `units`."""
+    chosen = [rows[np.logical_and.reduce([rows[key] == value for key, value in cell.items()])].dropna(subset="value") for cell in cells["found"]]
+    every = pd.concat(chosen, keys=range(len(chosen)), names=["cell"])
+    codes, design = units(every["image_id"], every["run"])
+    sums, counts = np.zeros((2, len(design[0]), len(chosen)))
+    place = codes, every.index.get_level_values("cell").to_numpy()
+    np.add.at(sums, place, every["value"].to_numpy())
+    np.add.at(counts, place, 1)
+    return sums, counts, design
 
 
 def _joined(df, paper, table, row, column):
@@ -156,10 +180,7 @@ def _cells(paper, table, row, column):
     cells = _with_heading(_with_heading(cells, "row", row), "column", column)
     if cells.empty:
         raise ValueError(f"table {table} of {paper} has no cell in a row with '{row}' and a column with '{column}'")
-    in_rows = cells["row"].nunique() > 1 and cells.groupby("row")["method"].nunique().max() == 1
-    heading, group = ("row", "column") if in_rows else ("column", "row")
-    alike = cells.groupby([group, "metric", "dataset", "model", "method"])["method"].transform("size")
-    return cells.assign(heading=cells[heading], group=cells[group], alike=alike, paper=cells["value"])
+    return headed(cells).assign(paper=cells["value"])
 
 
 def _with_heading(cells, key, text):
@@ -170,15 +191,15 @@ def _with_heading(cells, key, text):
 
 def _ours(means, cell):
     """Our number for a printed cell, or why there is none."""
-    none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "stands_in": "", "found": None}
-    here, stands_in = means[means["metric"] == cell["metric"]], []
+    none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": np.nan, "stands_in": "", "used": "", "found": None}
+    here, stands_in, places = means[means["metric"] == cell["metric"]], [], []
     for key in ("dataset", "model"):
         used = present(set(here[key]), key, cell[key])
         if used is None:
             return none | {"status": _not_run(cell, f"no rows of {cell['metric']} on {' or '.join(_candidates(key, cell[key]))}")}
-        here = here[here[key] == used]
+        here, places = here[here[key] == used], [*places, used]
         stands_in += [f"{used} for {cell[key] or 'what the table leaves open'}"] * (used != cell[key])
-    none["stands_in"] = ", ".join(stands_in)
+    none |= {"stands_in": ", ".join(stands_in), "used": ", ".join(places)}
     labelled = here[here["method"].isin({cell["heading"], *cell["heading"].split(" / ")})]
     named = here[here["method"] == cell["method"]]
     if len(labelled) == 0 and cell["alike"] > 1:
@@ -192,8 +213,8 @@ def _ours(means, cell):
         return none | {"status": _not_run(cell, "no rows")}
     one, unit = one.iloc[0], 100 if cell["unit"] == "%" else 1
     return none | {
-        "ours": one["mean"] * unit, "low": one["low"] * unit, "high": one["high"] * unit, "n": one["n"],
-        "status": one["status"], "found": {key: one[key] for key in BY},
+        "ours": one["mean"] * unit, "low": one["low"] * unit, "high": one["high"] * unit, "n": one["n"], "networks": one["networks"],
+        "empty": one["empty"], "status": one["status"], "found": {key: one[key] for key in BY},
     }  # fmt: skip
 
 
@@ -221,26 +242,52 @@ def _not_run(cell, otherwise):
 def side_by_side(compared, bold="**{}**"):
     """A paper's table with ours beside it: the result of `compare`, one row per method, text as it is shown.
 
-    Columns: per group the paper's number as printed, ours with as many decimals, and our interval. The best of a
-    column is set by `bold`; where nothing was run the cell says so.
+    Columns: per group the paper's number as printed, ours with as many decimals, and our interval. Where several groups have the same
+    stand-in, ours is shown once, after the paper's last. The best of a column is set by `bold`, though none of ours with a tenth of
+    its maps empty or more; where nothing was run the cell says so.
     """
     compared = checked_rows(compared, _COMPARED, "what `compare` returns")
     rows, several = {}, compared["group"].nunique() > 1
-    for (group, metric), part in compared.groupby(["group", "metric"], sort=False):
-        digits = part["printed"].map(_decimals).max()
+    groups = {key: part for key, part in compared.groupby(["group", "metric"], sort=False)}
+    alike = {key: [other for other, part in groups.items() if _same_ours(part, groups[key])] for key in groups}
+    for (group, metric), part in groups.items():
+        digits, same = part["printed"].map(_decimals).max(), alike[group, metric]
         direction, prefix = higher_is_better(metric), f"{group}: " if several else ""
+        named = _together([name for name, _ in same]) + ": " if several else ""
         for cell in part.to_dict("records"):
             row = rows.setdefault(cell["heading"], {})
             row[f"{prefix}paper"] = _shown(cell["printed"], cell["paper"], part["paper"], direction, digits, bold)
+            if (group, metric) != same[-1]:
+                continue
             missing = pd.isna(cell["ours"])
             ours = cell["status"].split(":")[0] if missing else f"{cell['ours']:.{digits}f}"
-            row[f"{prefix}ours"] = _shown(ours, cell["ours"], part["ours"], direction, digits, bold)
-            row[f"{prefix}95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
+            row[f"{named}ours"] = _shown(ours, *_with_maps(cell, part, "ours"), direction, digits, bold)
+            row[f"{named}95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
 
 
+def _same_ours(one, other):
+    """Whether two groups show the same numbers of ours: the metric, the data set and the model that stand in, and method for method."""
+    facts = [part[["heading", "metric", "used", "ours", "low", "high"]].set_index("heading").sort_index() for part in (one, other)]
+    return one is other or (one["ours"].notna().any() and facts[0].equals(facts[1]))
+
+
+def _together(names):
+    """The names of several groups as one: what they begin with alike is said once."""
+    start = names[0].rpartition(" / ")[0] + " / "
+    alike = len(names) > 1 and all(name.startswith(start) for name in names)
+    return start + ", ".join(name.removeprefix(start) for name in names) if alike else ", ".join(names)
+
+
+def _with_maps(cell, part, column):
+    """The value of a cell and those of its column, without those of a tenth of empty maps or more."""
+    full = ~(part["empty"] >= EMPTY) if "empty" in part else slice(None)
+    return np.nan if cell.get("empty", 0) >= EMPTY else cell[column], part.loc[full, column]
+
+
 def by_method(summarised, percent=True, bold="**{}**"):
-    """A summary laid out with one row per method and one column per metric, text as it is shown, the best set by `bold`.
+    """A summary laid out with one row per method and one column per metric, text as it is shown, the best set by `bold`,
+    though none with a tenth of its maps empty or more; their share is said.
 
     Where the summary holds several data sets, models or settings, the row's name says which.
     """
@@ -255,8 +302,9 @@ def by_method(summarised, percent=True, bold="**{}**"):
                 row[metric] = re.split("[;:]", cell["status"])[0]
                 continue
             text = f"{cell['mean'] * unit:.{digits}f}"
-            text = _shown(text, cell["mean"], part["mean"], higher_is_better(metric), digits + 2 * percent, bold)
+            text = _shown(text, *_with_maps(cell, part, "mean"), higher_is_better(metric), digits + 2 * percent, bold)
             row[metric] = f"{text} ({cell['low'] * unit:.{digits}f} to {cell['high'] * unit:.{digits}f})"
+            row[metric] += f", {cell['empty']:.0%} empty" if cell.get("empty", 0) >= EMPTY else ""
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
 
 
