@@ -55,17 +55,19 @@ def test_random_weights_are_the_same_each_time_and_leave_the_random_state_alone(
 def test_shipped_weights_are_small():
     files = list(zoo.SHIPPED.glob("*.safetensors"))
     assert {f"{model}--{data}" for model in EMBEDDED for data in ("mini-birds", "mini-scenes")} <= {f.stem for f in files}
-    assert sum(f.stat().st_size for f in files) < 10e6
+    assert {f"{model}--mini-birds-{seed}" for model in EMBEDDED for seed in range(1, 5)} <= {f.stem for f in files}
+    assert sum(f.stat().st_size for f in files) < 32e6
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-@pytest.mark.parametrize("limit", [300, pytest.param(1000, marks=pytest.mark.slow)])
-def test_birds_are_told_apart_with_headroom(name, limit):
-    model = load_model(name)
+@pytest.mark.parametrize("limit", [200, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weights", ["mini-birds", *(f"mini-birds-{seed}" for seed in range(1, 5))])
+def test_birds_are_told_apart_with_headroom(name, limit, weights):
+    model = load_model(name, weights)
     found = evaluate_model(model, load_data("mini-birds"), limit)
     assert found["accuracy"] >= (0.97 if limit == 1000 else 0.95)
     assert 0.70 <= found["median_top1_probability"] <= 0.95
-    assert found["quantiles"][3] - found["quantiles"][1] > 0.005  # images differ in how sure the model is of them
+    assert found["quantiles"][3] - found["quantiles"][1] > 0.1  # images differ in how sure the model is of them
     assert model.classes == load_data("mini-birds").classes
 
 
@@ -73,7 +75,8 @@ def test_birds_are_told_apart_with_headroom(name, limit):
 @pytest.mark.parametrize("limit", [300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_scene_categories_are_found(name, limit):
     model = load_model(name, "mini-scenes")
-    assert model.multi_label and evaluate_model(model, load_data("mini-scenes"), limit)["mean_average_precision"] >= 0.90
+    found = evaluate_model(model, load_data("mini-scenes"), limit)
+    assert model.multi_label and found["mean_average_precision"] >= 0.90 and 0.70 <= found["median_top1_probability"] <= 0.95
 
 
 def test_weights_survive_a_round_trip():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from xai_repro.data import load_data, Sample
-from xai_repro.models import load_model, recognised
+from xai_repro.models import load_model, recognised, trainings
 from xai_repro.models.measure import largest, SHOWN
 
 training = import_module("xai_repro.models.train")  # the package exports a function of that name
@@ -70,6 +70,9 @@ def test_a_tempered_network_is_as_sure_as_wanted_and_decides_as_before(data):
     assert ratio.std() < 1e-3 * ratio.mean()
 
 
+BIRDS = load_data("mini-birds")
+
+
 class Ideal(nn.Module):
     """Answers with the mean of the first colour: above a threshold class 1, else class 0."""
 
@@ -111,3 +114,14 @@ def test_recognised_by_hand():
         "background half dimmed": 1.0, "grey": 1.0, "background alone": 0.5,
     }  # fmt: skip
     assert all(sure > 0.99 for _, sure in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["mini-vgg", "mini-resnet"])
+def test_shipped_networks_survive_being_masked(model):
+    """What metrics show a network are objects alone and images dimmed; one that answers them at random makes metrics of noise."""
+    assert len(trainings(model)) == 5
+    for weights in trainings(model):
+        found = recognised(load_model(model, weights), BIRDS, limit=300)
+        for name in ("as drawn", "objects alone", "objects alone, edges soft", "half dimmed", "background half dimmed", "grey"):
+            assert found[name][0] >= 0.9, (weights, name, found)
