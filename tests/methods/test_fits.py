@@ -24,19 +24,23 @@ def fitted(monkeypatch, function, name, method, **options):
     return alphas(name, method, **options), given[0]
 
 
+@pytest.mark.parametrize("units", ["share", "logit"])
 @pytest.mark.parametrize("name", ["vgg", "residual, between blocks", "gap"])
 @pytest.mark.parametrize("beta, gamma", [(0.01, 0.5), (0.1, 0.5), (0.003, 2.0)])
-def test_lime_cam_is_scikit_learns_lasso(monkeypatch, name, beta, gamma):
+def test_lime_cam_is_scikit_learns_lasso(monkeypatch, name, beta, gamma, units):
     linear_model = pytest.importorskip("sklearn.linear_model")
-    got, (X, v, weights, penalty) = fitted(monkeypatch, "weighted_lasso", name, "lime-cam", samples=150, beta=beta, gamma=gamma)
+    got, (X, v, weights, penalty) = fitted(monkeypatch, "weighted_lasso", name, "lime-cam", samples=150, beta=beta, gamma=gamma, units=units)
     model, x, layer = setting(name)
-    assert penalty == beta and set(X.unique().tolist()) == {0.0, 1.0} and abs(X.mean().item() - 0.5) < 0.06
+    ends = played(model, x, Y, layer, torch.tensor([[0.0] * X.shape[1], [1.0] * X.shape[1]]))
+    g = (ends[:, 1] - ends[:, 0]).abs().tolist() if units == "share" else [1, 1, 1]
+    same(torch.as_tensor(penalty, dtype=torch.float64).expand(3), beta * torch.tensor(g, dtype=torch.float64))
+    assert set(X.unique().tolist()) == {0.0, 1.0} and abs(X.mean().item() - 0.5) < 0.06
     same(v, played(model, x, Y, layer, X))
     A = activations(model, x, layer)
     for b in range(3):
         psi = [math.exp(-((A[b] - A[b] * row[:, None, None]).norm() ** 2 / A[b].norm() ** 2 / gamma**2).item()) for row in X]
         same(weights[b], torch.tensor(psi, dtype=torch.float64))
-        lasso = linear_model.Lasso(alpha=beta * len(X) / (2 * sum(psi)), tol=1e-14, max_iter=10**6)
+        lasso = linear_model.Lasso(alpha=beta * g[b] * len(X) / (2 * sum(psi)), tol=1e-14, max_iter=10**6)
         lasso.fit(X.numpy(), v[b].numpy(), sample_weight=np.array(psi))
         same(got[b], torch.tensor(lasso.coef_), 1e-8)
     assert (got != 0).any(1).all() or beta == 0.1
@@ -95,17 +99,19 @@ def test_I9_all_coalitions_in_proportion_to_the_kernel_give_the_shapley_values(n
     X = rows.repeat_interleave(repeats // math.gcd(*repeats.tolist()), 0)
     v = played(model, x, Y, layer, torch.cat([torch.zeros(1, K), torch.ones(1, K), rows]))
     values = v[:, 2:].repeat_interleave(repeats // math.gcd(*repeats.tolist()), 1)
-    same(shapley_regression(X, values, v[:, 0], v[:, 1]), exact(name)[0], 1e-9)
+    same(shapley_regression(X, values, v[:, 0], v[:, 1], torch.ones(len(X))), exact(name)[0], 1e-9)
+    weights = torch.tensor([float(share) for share in shares], dtype=torch.float64)  # or once each, with the kernel as their weight
+    same(shapley_regression(rows, v[:, 2:], v[:, 0], v[:, 1], weights), exact(name)[0], 1e-9)
 
 
 @pytest.mark.parametrize("samples", [1, 3, 5, 40, 500])
 @pytest.mark.parametrize("name", ["vgg", "residual, between blocks", "gap"])
 def test_kshap_cam_is_a_constrained_least_squares_fit(monkeypatch, name, samples):
-    got, (X, v, empty, full) = fitted(monkeypatch, "shapley_regression", name, "kshap-cam", samples=samples)
+    got, (X, v, empty, full, weights) = fitted(monkeypatch, "shapley_regression", name, "kshap-cam", samples=samples)
     model, x, layer = setting(name)
     same(v, played(model, x, Y, layer, X))
     same(torch.stack([empty, full], 1), played(model, x, Y, layer, torch.stack([torch.zeros(X.shape[1]), torch.ones(X.shape[1])])))
-    assert X.shape[0] == samples and (X.sum(1) > 0).all() and (X.sum(1) < X.shape[1]).all()
+    assert X.shape[0] == samples and (weights == 1).all() and (X.sum(1) > 0).all() and (X.sum(1) < X.shape[1]).all()
     same(got.sum(1), exact(name)[1])
     gradient = (got @ X.T.double() + empty[:, None] - v) @ X.double()  # at the constrained minimum, the same for all channels
     assert (gradient - gradient.mean(1, keepdim=True)).abs().max() < 1e-8

@@ -14,6 +14,8 @@ from xai_repro.numerics.algebra import normalize, ratio, wide
 from xai_repro.numerics.clustering import best_partition
 from xai_repro.registry import method
 
+ROUNDING = 2e-6  # of the largest value: what lies no further apart is equal but for the rounding of float32
+
 
 @method("rise", family="masks", cite="petsiuk2018rise")
 def rise(model, x, y=None, *, masks=4000, cells=7, keep=0.5, seed=0, chunk=None):
@@ -88,7 +90,9 @@ def collection_cam(
     one forward pass per mask that is not empty.
     Raises ValueError for a range, fraction or name that is not possible, and for a model whose stages are not known.
     *Deviation*: the score S(X_b) of an empty image is not subtracted, since it cancels in the softmax. Algorithm 1 upsamples before
-    the ReLU, the equations after it; the equations are followed.
+    the ReLU, the equations after it; the equations are followed. "Above" the quantile, and above 0 of a gradient, means by more than
+    2e-6 of the largest value: the border of an upsampled map repeats its values, so that the quantile often lies on several pixels at
+    once, and rounding alone would keep or cut them.
     """
     if not 1 <= least <= most:
         raise ValueError(f"least is {least}, most is {most}; 1 <= least <= most is needed")
@@ -100,7 +104,7 @@ def collection_cam(
         raise ValueError(f"score is '{score}'; possible: logit, probability")
     pairs, y = pyramid(model, x, y, layers, layout)
     pairs = [tuple(map(wide, pair)) for pair in pairs]
-    shallow, (A, G) = [A * (G > 0) for A, G in pairs[:-1]], pairs[-1]
+    shallow, (A, G) = [A * above(G, 0) for A, G in pairs[:-1]], pairs[-1]
     values = [*shallow, A * G.mean((2, 3), keepdim=True)]
     found = [collect(V, membership(features(A, G, standardize), least, most)) for (A, G), V in zip(pairs, values)]
     found = [(small, image) for small, image in found if len(image)]
@@ -111,7 +115,7 @@ def collection_cam(
     def masks(small):
         H = lifts.upsample(small, x.shape[-2:])
         floor = H.flatten(1).quantile(theta, 1) if denoise == "quantile" else theta * H.amax((1, 2))
-        return normalize(H * (H > floor[:, None, None]))
+        return normalize(H * above(H, floor[:, None, None]))
 
     def scores(small, image):
         logits = predict(model, x[image] * masks(small)[:, None].to(x), len(image))
@@ -124,6 +128,11 @@ def collection_cam(
         for rows in place[: len(image)].split(chunk):  # made again, rather than kept
             total.index_add_(0, image[rows], weights[rows, None, None] * masks(small[rows]))
     return total
+
+
+def above(values, floor):
+    """Where values [B,...] are above a floor by more than rounding, each image by the measure of its own largest value."""
+    return values > floor + ROUNDING * values.abs().amax(tuple(range(1, values.dim())), keepdim=True)
 
 
 def features(A, G, standardize=False):

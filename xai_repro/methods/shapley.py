@@ -18,6 +18,7 @@ from xai_repro.network.game import Game
 from xai_repro.network.rescale import RescaleRule
 from xai_repro.network.target import target_logit
 from xai_repro.numerics.algebra import wide
+from xai_repro.numerics.coalitions import coalitions as drawn_coalitions
 from xai_repro.numerics.regression import shapley_regression, weighted_lasso
 from xai_repro.registry import method
 
@@ -145,17 +146,23 @@ def lrp_cam(split, y):
 
 
 @method("lime-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
-def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None):
+def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, units="logit", seed=0, chunk=None):
     """The coefficients of a sparse linear model of the logit, fitted to random coalitions of channels near the image.
 
-    argmin (1/n) sum_a' psi(a') (v(a') - alpha_0 - sum_k alpha_k a'_k)^2 + beta sum_k |alpha_k|,
+    argmin (1/n) sum_a' psi(a') (v(a') - alpha_0 - sum_k alpha_k a'_k)^2 + beta g sum_k |alpha_k|, g = 1,
     psi(a') = exp(-||A - h_A(a')||^2 / (gamma^2 ||A||^2)), a'_k ~ Bernoulli(1/2)   [LIFT-CAM supplement, eq. 3]
 
     alpha [B,K], in logits. samples: n; the paper runs K and 10 K. beta, gamma: as in the paper. seed: of the coalitions, the
-    same for every image. chunk: rows of the head per forward pass.
-    *Deviation*: the released code has captum's default kernel of cosine distances in place of psi; the text is followed.
+    same for every image. units: what beta counts, "logit": logits, as in the text, or "share": shares of the logit's change, g = |v(1) - v(0)|
+    (1 where that is 0), so that the map depends on no unit. chunk: rows of the head per forward pass. Raises ValueError for other units,
+    no samples or no width.
+    *Deviation*: the released code has captum's default kernel of cosine distances in place of psi; the text is followed. Of
+    many channels each has a small share, and at the paper's beta all coefficients may vanish: the map is empty. Shares as units do not
+    help there, since g is above 1 for most images and the penalty grows with it; they need a smaller beta.
     """
     whole_number("samples", samples)
+    if units not in ("share", "logit"):
+        raise ValueError(f"units is '{units}'; possible: share, logit")
     if gamma <= 0:
         raise ValueError(f"gamma is {gamma}; a width of the kernel above 0 is needed")
     coalitions = torch.bernoulli(torch.full((samples, split.A.shape[1]), 0.5), generator=torch.Generator().manual_seed(seed))
@@ -163,29 +170,30 @@ def lime_cam(split, y, *, samples=512, beta=0.01, gamma=0.5, seed=0, chunk=None)
     energy = wide(split.A).square().sum((2, 3))
     energy = energy / energy.sum(1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
     kernel = torch.exp(-(energy @ (1 - coalitions).T) / gamma**2)
-    values = by_game(lambda game: game.values(coalitions), split, y, chunk)
-    return weighted_lasso(coalitions, values, kernel, beta).to(coalitions)
+    ends = torch.stack([torch.zeros_like(coalitions[0]), torch.ones_like(coalitions[0])])
+    values = by_game(lambda game: game.values(torch.cat([ends, coalitions])), split, y, chunk)
+    gain = (values[:, 1] - values[:, 0]).abs().double()
+    penalty = beta * gain.where(gain > 0, 1) if units == "share" else beta
+    return weighted_lasso(coalitions, values[:, 2:], kernel, penalty).to(coalitions)
 
 
 @method("kshap-cam", family="shapley", cite="lift_cam", lift=lifts.coefficients)
-def kshap_cam(split, y, *, samples=512, seed=0, chunk=None):
+def kshap_cam(split, y, *, samples=512, sampling="plain", seed=0, chunk=None):
     """Kernel SHAP over the channels: a linear model of the logit, weighted so that its coefficients are Shapley values.
 
     argmin sum_a' psi(a') (v(a') - alpha_0 - sum_k alpha_k a'_k)^2, psi(a') = (K-1) / (binom(K,|a'|) |a'| (K-|a'|)),
     with alpha_0 = v(0) and sum_k alpha_k = v(1) - v(0)   [LIFT-CAM supplement, eq. 4]
 
-    alpha [B,K], in logits. samples: n; the paper runs K and 10 K. seed: of the coalitions, the same for every image. chunk:
-    rows of the head per forward pass.
+    alpha [B,K], in logits. samples: n; the paper runs K and 10 K. sampling: "plain" or "paired", which draws every coalition with its
+    complement and none twice, so that the result is exact where the game is of order two (from about 2 K samples on) and wherever
+    all coalitions are drawn (see `numerics.coalitions`). seed: of the coalitions, the same for every image. chunk: rows of the head
+    per forward pass. Raises ValueError for another sampling or too few samples. With about K samples (paired: 2 K) a fit just passes
+    through all values and is worse than one of half as many: take fewer or clearly more.
     *Deviation*: the paper does not say how coalitions are drawn; here in proportion to psi (so each counts alike), with the
     infinite weights of |a'| = 0 and K as constraints. Directions that the samples leave open get equal shares.
     """
-    whole_number("samples", samples)
     K = split.A.shape[1]
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.arange(1, K)
-    size = 1 + torch.multinomial(1 / (sizes * (K - sizes)).double(), samples, replacement=True, generator=generator)
-    places = torch.rand(samples, K, generator=generator).argsort(1).argsort(1)
-    ends = torch.stack([torch.zeros(K), torch.ones(K)])
-    coalitions = torch.cat([ends, (places < size[:, None]).float()]).to(wide(split.A))
-    values = by_game(lambda game: game.values(coalitions), split, y, chunk)
-    return shapley_regression(coalitions[2:], values[:, 2:], values[:, 0], values[:, 1]).to(coalitions)
+    drawn, weights = (one.to(wide(split.A)) for one in drawn_coalitions(K, whole_number("samples", samples), sampling, seed))
+    ends = torch.stack([torch.zeros(K), torch.ones(K)]).to(drawn)
+    values = by_game(lambda game: game.values(torch.cat([ends, drawn])), split, y, chunk)
+    return shapley_regression(drawn, values[:, 2:], values[:, 0], values[:, 1], weights).to(drawn)

@@ -6,17 +6,18 @@ import torch
 def weighted_lasso(X, v, weights, penalty, most=20_000):
     """alpha [B,K] minimising (1/n) sum_i w_bi (v_bi - alpha_b0 - sum_k X_ik alpha_bk)^2 + penalty sum_k |alpha_bk|, alpha_0 free.
 
-    X [n,K], v and weights [B,n]. In float64: accelerated proximal gradient finds which coefficients are not zero, and the
+    X [n,K], v and weights [B,n]; penalty: one number, or one per row of v [B]. In float64: accelerated proximal gradient finds which coefficients are not zero, and the
     normal equations of those give the minimum exactly, where there is one alone. Raises RuntimeError where `most` steps do not settle it.
     """
     X, v, weights = X.double(), v.double(), weights.double()
+    penalty = torch.as_tensor(penalty, dtype=torch.float64, device=v.device).expand(len(v))
     share = weights / weights.sum(1, keepdim=True)
     centre = share @ X
     c = ((v - (share * v).sum(1, keepdim=True)) * weights) @ X / len(X)
     rows = []
-    for w, m, c_b in zip(weights, centre, c):
+    for w, m, c_b, t in zip(weights, centre, c, penalty / 2):
         away = X - m
-        rows.append(_lasso((away * w[:, None]).T @ away / len(X), c_b, penalty / 2, most))
+        rows.append(_lasso((away * w[:, None]).T @ away / len(X), c_b, t, most))
     return torch.stack(rows)
 
 
@@ -48,13 +49,13 @@ def _on_support(G, c, t, sign):
     return alpha if optimal else None
 
 
-def shapley_regression(X, v, empty, full):
-    """alpha [B,K] minimising sum_i (v_bi - v_b(0) - sum_k X_ik alpha_bk)^2 under sum_k alpha_bk = v_b(1) - v_b(0).
+def shapley_regression(X, v, empty, full, weights):
+    """alpha [B,K] minimising sum_i w_i (v_bi - v_b(0) - sum_k X_ik alpha_bk)^2 under sum_k alpha_bk = v_b(1) - v_b(0).
 
-    X [n,K] coalitions drawn in proportion to the Shapley kernel, v [B,n] their values, empty and full [B]. Where the coalitions
+    X [n,K] coalitions with weights w [n] (see `coalitions`), v [B,n] their values, empty and full [B]. Where the coalitions
     leave the solution open, the one nearest to equal shares is taken.
     """
-    X, v, gain = X.double(), v.double(), (full - empty).double()[:, None] / X.shape[1]
+    X, v, root, gain = X.double(), v.double(), weights.double().sqrt(), (full - empty).double()[:, None] / X.shape[1]
     within = X - X.mean(1, keepdim=True)  # what X does to coefficients that sum to zero
     rest = v - empty.double()[:, None] - gain * X.sum(1)
-    return gain + rest @ torch.linalg.pinv(within).T
+    return gain + (rest * root) @ torch.linalg.pinv(within * root[:, None]).T
