@@ -24,7 +24,16 @@ def metric_setting(name, dtype=torch.float64):
     maps = xr.normalize(maps) if takes == "unit" else maps - 0.4
     if takes == "coefficients":
         maps = xr.coefficients(model, x, y, "grad-cam", layer=TOYS["vgg"].layer).to(dtype)
+    if xr.metric_info(name).truth == "parts":
+        truth = parts_in(truth, dtype)
     return model, x, y, maps, truth, hyper(name, TOYS["vgg"], xr.metric_info)
+
+
+def parts_in(truth, dtype):
+    """Four strips of an object as parts, [B,4,H,W], worth 1.5, 0.5, 2 and -1."""
+    strips = torch.stack([truth & (torch.arange(SIZE) // 2 == n + 2) for n in range(4)], 1)
+    effect = torch.tensor([1.5, 0.5, 2.0, -1.0], dtype=dtype)[:, None, None]
+    return torch.where(strips, effect, torch.nan)
 
 
 def measure(name, model, x, y, maps, truth, **options):
@@ -45,7 +54,7 @@ def test_metric(name):
     torch.testing.assert_close(alone, values, rtol=0, atol=1e-9)
     assert torch.equal(measure(name, model, x, y, maps, truth, **options), values)
     assert state(model) == before and torch.equal(torch.get_rng_state(), random_state)
-    assert all(torch.equal(a, b) for a, b in zip(given, (x, y, maps, truth)))
+    assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(given, (x, y, maps, truth)))
     assert isinstance(xr.metric_info(name).higher_is_better, bool) and xr.metric_info(name).summary.endswith(".")
 
 
@@ -102,6 +111,13 @@ def test_metric_with_wrong_arguments(name):
         refused(r"got -", maps=maps - 0.5)
     if xr.metric_info(name).truth:
         refused(f"{name} needs truth", truth=None)
+    if xr.metric_info(name).truth == "parts":
+        refused(r"must be numbers \[3,P,16,16\].*got torch.bool \[3, 4, 16, 16\]", truth=truth > 0)
+        refused(r"got torch.float64 \[3, 4, 8, 16\]", truth=truth[:, :, ::2])
+        refused(r"got torch.float64 \[3, 16, 16\]", truth=truth[:, 0])
+        refused(r"got torch.float64 \[2, 4, 16, 16\]", truth=truth[:2])
+        refused("got infinity", truth=truth / 0)
+    elif xr.metric_info(name).truth:
         refused(r"got torch.float64 \[3, 16, 16\]", truth=truth.double())
         refused(r"got torch.bool \[3, 8, 16\]", truth=truth[:, ::2])
     refused(r"got \[3, 1, 16, 16\]", x=x[:, :1])

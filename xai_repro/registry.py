@@ -49,14 +49,14 @@ class MetricInfo:
     higher_is_better: bool
     cite: str
     maps: str  # "unit": normalised to [0,1]; "raw": as the method gives them; "coefficients": no maps, but what they are made of
-    truth: str | None  # "box", "mask" or None
+    truth: str | None  # "box", "mask", "parts" (what each part of the object is worth, where it is seen) or None
     hyper: dict
     formula: str
 
     summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
 
-MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask")  # what a metric may take
+MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask", "parts")  # what a metric may take
 _ANY = ("layer", "layers", "layout", "chunk")  # of several kinds: checked where they are used
 _METHODS: dict[str, MethodInfo] = {}
 _METRICS: dict[str, MetricInfo] = {}
@@ -121,7 +121,7 @@ def method(name, *, family, cite, needs="", signed=False, lift=None):
 def metric(name, *, higher_is_better, cite, maps="unit", truth=None):
     """Register a function `(model, x, y, maps, truth, *, ...) -> [B]` under a name as a metric.
 
-    maps: what it takes, "unit" (maps in [0,1]), "raw" (as the method gives them) or "coefficients"; truth: "box", "mask" or None.
+    maps: what it takes, "unit" (maps in [0,1]), "raw" (as the method gives them) or "coefficients"; truth: "box", "mask", "parts" or None.
     Raises the errors of `method`, and UnknownName for other maps or truth.
     """
 

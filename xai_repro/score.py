@@ -13,7 +13,8 @@ def score(metric, model, x, y, maps, truth=None, *, output=None, **hyper):
     """One value per image [B] of a metric for maps [B,H,W] that explain the classes y of images x; NaN where undefined.
 
     y: class indices [B], one int, names where the model has `classes`, or None for the model's top-1. maps: in [0,1] (`normalize`)
-    unless `metric_info(name).maps` is "raw". truth: bool [B,H,W], the object's boxes or pixels, where the metric needs one.
+    unless `metric_info(name).maps` is "raw". truth: bool [B,H,W], the object's boxes or pixels, where the metric needs one; of a metric of
+    parts, float [B,P,H,W]: what each part is worth on the pixels where it is seen, NaN elsewhere (`xai_repro.metrics.parts.worth`).
     output: a function from what the model returns to logits, as for `explain`.
 
     Raises UnknownName for a metric or hyper-parameter that does not exist, ValueError for arguments that do not fit together.
@@ -51,8 +52,22 @@ def _check_maps(info, maps, x):
 
 def _check_truth(info, truth, x):
     shape = (len(x), *x.shape[-2:])
+    if info.truth == "parts":
+        return _check_parts(info, truth, x)
     if info.truth and truth is None:
         raise ValueError(f"{info.name} needs truth: the object's {info.truth} as a bool mask {list(shape)}")
     if truth is not None and (not isinstance(truth, torch.Tensor) or truth.shape != shape or truth.dtype != torch.bool):
         got = f"{truth.dtype} {list(truth.shape)}" if isinstance(truth, torch.Tensor) else short(repr(truth))
         raise ValueError(f"truth must be a bool mask {list(shape)}; got {got}")
+
+
+def _check_parts(info, truth, x):
+    wanted = f"[{len(x)},P,{x.shape[-2]},{x.shape[-1]}]"
+    if truth is None:
+        raise ValueError(f"{info.name} needs truth: what each part is worth where it is seen, NaN elsewhere, {wanted} (xai_repro.metrics.parts.worth)")
+    right = isinstance(truth, torch.Tensor) and truth.is_floating_point() and truth.dim() == 4 and truth.shape[1] > 0
+    if not right or (len(truth), *truth.shape[2:]) != (len(x), *x.shape[-2:]):
+        got = f"{truth.dtype} {list(truth.shape)}" if isinstance(truth, torch.Tensor) else short(repr(truth))
+        raise ValueError(f"truth of {info.name} must be numbers {wanted}, P parts; got {got}")
+    if truth.isinf().any():
+        raise ValueError(f"truth of {info.name} must be finite where a part is seen and NaN elsewhere; got infinity")

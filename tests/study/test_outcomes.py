@@ -196,3 +196,20 @@ def test_counts_on_paper(name, expected):
 def test_a_wrong_table_is_refused():
     with pytest.raises(ValueError, match="table 6 of lift_cam has no number of claim x"):
         printed.on_paper({"id": "x", "paper": "lift_cam", "table": "6", "test": "better", "method": "lift-cam", "than": "grad-cam", **DROP})
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"share": 0.0}, "share is 0.0"), ({"share": 1.5}, "share is 1.5"), ({"share": "most"}, "share in claim x"), ({"share": None}, "needs 'share'"),
+])  # fmt: skip
+def test_a_share_is_a_share(change, message):
+    record = {"id": "x", "place": "p", "says": "s", "test": "generally_better", "method": "lift-cam", "than": "cam", **DROP} | change
+    record = {key: value for key, value in record.items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        claims.records._check("claim x", record, claims.TESTS, claims.records._possible("lift_cam", {}))
+
+
+@pytest.mark.parametrize("sizes", [224, [224], [224, "256"], [224, 0]])
+def test_sizes_are_two_sides(sizes):
+    record = {"id": "x", "place": "p", "says": "s", "test": "time_unchanged", "method": "grad-cam", "sizes": sizes, "tolerance": 0.1, **DROP}
+    with pytest.raises(ValueError, match="sizes"):
+        claims.records._check("claim x", record, claims.TESTS, claims.records._possible("lift_cam", {}))

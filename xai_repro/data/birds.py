@@ -6,6 +6,8 @@ two species differ in at least four parts. So no single part decides, and a bird
 All colours are drawn at random, part by part.
 """
 
+from copy import deepcopy
+
 import numpy as np
 
 from xai_repro.data.canvas import colour, curve, ellipse, grain, leaf, points, pose, shade
@@ -32,16 +34,34 @@ def species_parts(label):
 
 def draw(rng):
     """Draw one picture: (pixels uint8 [96, 96, 3], tags uint8 [96, 96] = 16 * object + part, labels of the objects)."""
+    return next(variants(rng, [{}]))
+
+
+def shapes_of(rng):
+    """Each deciding part's shapes, the one that the picture of a generator shows first: name of part -> names of shapes."""
+    own = species_parts(int(rng.integers(len(CLASSES))))
+    return {part: (own[part], *(shape for shape in shapes if shape != own[part])) for part, shapes in SHAPES.items()}
+
+
+def variants(rng, changes):
+    """Draw one picture several times, with other shapes of some parts: what `draw` returns, for each {part: shape} of changes.
+
+    A shape draws no random number, so that everything else (place, pose, colours, background, what covers the bird, camera noise)
+    is the same in all of them. The labels are those of the picture with nothing changed.
+    """
     label = int(rng.integers(len(CLASSES)))
     canvas = background(rng, SIZE)
     clutter(rng, canvas, SIZE, rng.integers(2, 7))
     scale = rng.uniform(14, 22)
     at = _off_centre(rng, scale)
-    draw_bird(rng, canvas, species_parts(label), pose(scale, rng.uniform(-0.3, 0.3), rng.random() < 0.5, at), scale)
-    if rng.random() < 0.3:
-        cover(rng, canvas, at, scale)
-    pixels, tags = canvas.finish()
-    return grain(rng, pixels, int(rng.integers(2, 9))), tags, (label,)
+    place = pose(scale, rng.uniform(-0.3, 0.3), rng.random() < 0.5, at)
+    for change in changes:
+        own, painted = deepcopy(rng), canvas.copy()
+        draw_bird(own, painted, species_parts(label) | change, place, scale)
+        if own.random() < 0.3:
+            cover(own, painted, at, scale)
+        pixels, tags = painted.finish()
+        yield grain(own, pixels, int(own.integers(2, 9))), tags, (label,)
 
 
 def _off_centre(rng, scale):

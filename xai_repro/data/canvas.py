@@ -18,9 +18,17 @@ class Canvas:
 
     def __init__(self, base):
         """base: PIL RGB image, already SUPERSAMPLING times the size of the finished picture."""
-        self.image = base
-        self.tags = Image.new("L", base.size)
-        self._pens = ImageDraw.Draw(self.image), ImageDraw.Draw(self.tags)
+        self._on(base, Image.new("L", base.size))
+
+    def _on(self, image, tags):
+        self.image, self.tags = image, tags
+        self._pens = ImageDraw.Draw(image), ImageDraw.Draw(tags)
+
+    def copy(self):
+        """Another canvas with what is drawn so far."""
+        other = object.__new__(Canvas)
+        other._on(self.image.copy(), self.tags.copy())
+        return other
 
     def fill(self, points, colour, tag=0):
         """Fill a polygon: points complex [n], colour RGB, tag 0..255 (0: background)."""

@@ -1,6 +1,7 @@
 """The embedded data sets: drawn from a seed, each picture by itself, the same on every machine."""
 
 from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from zlib import crc32
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from xai_repro.data import birds, scenes
+from xai_repro.data.counterfactuals import Counterfactuals
 from xai_repro.data.sample import normalize, Sample
 from xai_repro.errors import short, unknown, whole_number
 
@@ -53,7 +55,7 @@ class Drawn(Sequence):
             return part
         number = self._number(index)
         pixels, tags, labels = self._draw(number)
-        return _sample(pixels, tags, labels, self._drawer.PARTS, f"{self.name}/{self.split}/{number}")
+        return _sample(pixels, tags, labels, self._drawer.PARTS, f"{self.name}/{self.split}/{number}", self._counterfactuals(number))
 
     def __repr__(self):
         return f"{self.name}, split {self.split}: {len(self)} images of {len(self.classes)} classes"
@@ -62,6 +64,18 @@ class Drawn(Sequence):
         """A picture, where its objects are, and its labels, the quick way to many: (uint8 [H, W, 3], bool [H, W], labels)."""
         pixels, tags, labels = self._draw(self._number(index))
         return pixels, tags > 0, _seen(tags, labels)
+
+    def counterfactuals(self, index):
+        """The same picture with other shapes of the parts that decide; None for a data set whose parts have none."""
+        return self._counterfactuals(self._number(index))
+
+    def _counterfactuals(self, number):
+        if not hasattr(self._drawer, "variants"):
+            return None
+        return Counterfactuals(self._drawer.shapes_of(self._generator(number)), partial(self._variants, number))
+
+    def _variants(self, number, changes):
+        return [pixels for pixels, _, _ in self._drawer.variants(self._generator(number), changes)]
 
     def _number(self, index):
         """The number within the split of the picture at an index, which may be any whole number that indexes a list."""
@@ -73,8 +87,10 @@ class Drawn(Sequence):
             raise IndexError(f"no picture {short(repr(index))} in {self!r}") from None
 
     def _draw(self, number):
-        seed = np.random.SeedSequence([crc32(self.name.encode()), list(SPLITS).index(self.split), number])
-        return self._drawer.draw(np.random.default_rng(seed))
+        return self._drawer.draw(self._generator(number))
+
+    def _generator(self, number):
+        return np.random.default_rng(np.random.SeedSequence([crc32(self.name.encode()), list(SPLITS).index(self.split), number]))
 
 
 def _seen(tags, labels):
@@ -82,7 +98,7 @@ def _seen(tags, labels):
     return tuple(sorted({labels[number - 1] for number in np.unique(tags // 16) if number}))
 
 
-def _sample(pixels, tags, labels, parts, name):
+def _sample(pixels, tags, labels, parts, name, counterfactuals):
     objects = torch.from_numpy(tags // 16).long()
     lookup = torch.tensor((-1, *labels))
     boxes = [[label, *_box(objects == number)] for number, label in enumerate(labels, 1) if (objects == number).any()]
@@ -95,6 +111,7 @@ def _sample(pixels, tags, labels, parts, name):
         mask=lookup[objects],
         parts={part: mask for part, mask in masks.items() if mask.any()},
         id=name,
+        counterfactuals=counterfactuals,
     )
 
 

@@ -35,6 +35,8 @@ class Sample:
     Of an image without boxes or mask (None) they show no object.
     parts: name -> bool [H, W], the visible pixels of each part of the object; empty where parts are not annotated.
     id: a name unique across data sets, such as "mini-birds/test/17".
+    counterfactuals: the same picture with other shapes of the parts that decide, `xai_repro.data.counterfactuals.Counterfactuals`; None
+    where there are none.
     """
 
     image: Tensor
@@ -43,6 +45,7 @@ class Sample:
     mask: Tensor | None = None
     parts: dict[str, Tensor] = field(default_factory=dict)
     id: str = ""
+    counterfactuals: object | None = None
 
     def __post_init__(self):
         if self.boxes is None:

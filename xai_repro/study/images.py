@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -9,6 +10,7 @@ from xai_repro.data import Sample
 from xai_repro.errors import NotApplicable, short, whole_number
 from xai_repro.explain import check_images, classes_of, number_of
 from xai_repro.metrics.faithfulness import logits
+from xai_repro.metrics.parts import worth
 from xai_repro.store import fingerprint
 from xai_repro.study.asked import device_of, is_pair, multi_label, same_classes
 
@@ -51,7 +53,7 @@ def sample_of(item, classes=None):
         got = list(image.shape) if isinstance(image, torch.Tensor) else type(item if image is None else image).__name__
         raise ValueError(f"an image is a tensor [C,H,W], as the model takes it, in a Sample or in (image, label); got {got}")
     image = check_images(torch.nn.Identity(), image[None])[0]
-    known = {name: getattr(item, name, None) for name in ("boxes", "mask", "parts", "id")}
+    known = {name: getattr(item, name, None) for name in ("boxes", "mask", "parts", "id", "counterfactuals")}
     sample = Sample(image=image, labels=_labels(labels, classes), **{name: value for name, value in known.items() if value is not None})
     if sample.mask.shape != image.shape[1:] or sample.boxes.dim() != 2 or sample.boxes.shape[1] != 5:
         wanted = f"mask {list(image.shape[1:])} and boxes [N,5] are needed"
@@ -108,11 +110,19 @@ class Batch:
     samples: list
     shown: list  # label whose object is the truth: the target where it is in the image, otherwise the labelled one
     places: list  # which rows of the block these are
+    model: object  # that is explained: what a part is worth depends on it
+
+    @cached_property
+    def worth(self):
+        """What each part is worth to the model, from the counterfactual images: they are drawn once for all methods."""
+        return worth(self.model, self.x, self.y, self.samples)
 
     def truth(self, kind):
-        """bool [B,H,W] of "box" or "mask", None for None; all false where an image has no annotation."""
+        """bool [B,H,W] of "box" or "mask", float [B,P,H,W] of "parts", None for None; all false (NaN) where an image has no annotation."""
         if kind is None:
             return None
+        if kind == "parts":
+            return self.worth.truth
         empty = torch.zeros(self.x.shape[-2:], dtype=torch.bool)
         area = {"box": "box_truth", "mask": "truth"}[kind]
         rows = [empty if c is None else getattr(s, area)(c) for s, c in zip(self.samples, self.shown)]
@@ -204,7 +214,7 @@ def _add_batch(block, model, data, rows, many):
         target if same_classes(model, data) and target in sample.labels else next(iter(sample.labels), None)
         for sample, target in zip(samples, y.tolist())
     ]
-    block.batches.append(Batch(x, y, list(samples), shown, list(places)))
+    block.batches.append(Batch(x, y, list(samples), shown, list(places), model))
 
 
 def _unfit(row, labels, many):

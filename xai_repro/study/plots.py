@@ -215,7 +215,7 @@ def ratios(compared):
 
 @styled
 def bars(summarised):
-    """Means with 95 % intervals: one panel per metric, one line per method, the best in colour.
+    """Means with 95 % intervals: one panel per metric, one line per method, the best in colour, though none with a tenth of its maps empty.
 
     summarised: the result of `tables.summary`, of one data set and model or of several (then one panel each).
     """
@@ -225,13 +225,14 @@ def bars(summarised):
     figure, axes = _grid(len(parts), 0.32 * len(methods) + 0.9)
     for axis, (key, part) in zip(axes, parts):
         direction = higher_is_better(part["metric"].iat[0])
-        best = None if direction is None else part["mean"].max() if direction else part["mean"].min()
+        full = part["mean"][~(part["empty"] >= EMPTY)] if "empty" in part else part["mean"]
+        best = None if direction is None else full.max() if direction else full.min()
         for cell in part.to_dict("records"):
             place, mean = methods.index(cell["method"]), cell["mean"]
             if np.isnan(mean):
                 axis.text(0.02, place, "\u2013", transform=axis.get_yaxis_transform(), va="center", color="0.4")
                 continue
-            colour = COLOURS[1] if mean == best else COLOURS[0]
+            colour = COLOURS[1] if mean == best and not cell.get("empty", 0) >= EMPTY else COLOURS[0]
             axis.plot([cell["low"], cell["high"]], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
             axis.plot(mean, place, "o", color=colour, markersize=6)
         arrow = {True: " \u2191", False: " \u2193", None: ""}[direction]
