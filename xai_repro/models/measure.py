@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from xai_repro.errors import whole_number
+from xai_repro.models.zoo import load_model, trainings
 
 SOFTNESS = 13  # pixels: the side of the square over which the mask of the objects is blurred
 
@@ -81,6 +82,22 @@ def recognised(model, data, limit=500):
             logits[shown].append(model(make(x, m)).cpu())
     found = {shown: scores(torch.cat(parts), labels, data) for shown, parts in logits.items()}
     return {shown: (next(iter(one.values())), one["median_top1_probability"]) for shown, one in found.items()}
+
+
+def measure_trainings(models, datasets, images=1000, masked_images=500):
+    """What `evaluate_model` and `recognised` say of every shipped training of some models: two lists, one dictionary per model, data set and seed.
+
+    datasets: name -> data set, as of load_data. The second list holds the shares alone.
+    """
+    measured, masked = [], []
+    for name, data in datasets.items():
+        for model_name in models:
+            for weights in trainings(model_name, name) or [name]:
+                model = load_model(model_name, weights=weights)
+                which = {"model": model_name, "data set": name, "seed": weights.removeprefix(name).removeprefix("-") or "0"}
+                measured.append(which | evaluate_model(model, data, images))
+                masked.append(which | {shown: share for shown, (share, _) in recognised(model, data, masked_images).items()})
+    return measured, masked
 
 
 def multi_hot(labels, classes):

@@ -79,7 +79,7 @@ def evaluate(
     load, jobs, tables, sizes = loader(), [], {}, {}
     for (model_label, model), (data_label, data) in product(models.items(), datasets.items()):
         samples = the_data(data)
-        size, whole = sizes[data_label] = _size(samples, data_label, limit or settings["images"])
+        size, whole = sizes[data_label] = size_of(samples, data_label, limit or settings["images"])
         networks = networks_of(model, data, settings.get("networks", 1))[:size]
         for number, network in enumerate(networks):
             module = the_model(network, data, device, load, number)  # here, so that wrong names are found before anything runs
@@ -87,7 +87,7 @@ def evaluate(
             check_layers(module, model_label, [*methods, *metrics])
             weights = (module.fingerprint if isinstance(network, str) else fingerprint.of_model(module)) if results else ""
             weights = fingerprint.digest(weights, fingerprint.of_code(output)) if results and output else weights
-            for start, stop in _dealt(size, len(networks), number):
+            for start, stop in dealt(size, len(networks), number):
                 job = Job(network, number, data, model_label, data_label, start, stop, (), batch, device, profile, weights, "", output)
                 job, found = _planned(job, module, samples, methods, metrics, results)
                 tables |= found
@@ -109,7 +109,7 @@ def evaluate(
     return frame
 
 
-def _size(samples, label, images):
+def size_of(samples, label, images):
     """How many images of a data set are explained, and how many it has. images: the limit, or a profile's limits."""
     whole = len(samples)
     if not whole:
@@ -117,7 +117,7 @@ def _size(samples, label, images):
     return min(images if isinstance(images, int) else images.get(label, images["other"]), whole), whole
 
 
-def _dealt(size, networks, number):
+def dealt(size, networks, number):
     """The blocks of images, start to stop, that one of several networks explains."""
     block = BLOCK if networks == 1 else min(TURN, -(-size // networks))
     return [(start, min(start + block, size)) for start in range(number * block, size, networks * block)]
@@ -201,7 +201,7 @@ def run(job, step=lambda images: None, load=None):
                      for batch, one in zip(block.batches, maps)]  # fmt: skip
             with forgetting():
                 for metric, path in missing:
-                    results = [_values(model, batch, one, method, metric, job) for batch, one in zip(block.batches, maps)]
+                    results = [values_of(model, batch, one, method, metric, job) for batch, one in zip(block.batches, maps)]
                     values, statuses, sure = block.column(results)
                     table = shards.table_of(job, model, block, method, metric, values, statuses, seconds, block.flags(empty))
                     if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
@@ -255,7 +255,7 @@ def _maps(model, block, method, function, job, step):
     return results, spent / rows if rows else float("nan")
 
 
-def _values(model, batch, maps, method, metric, job):
+def values_of(model, batch, maps, method, metric, job):
     """One value per row of a batch, or the Failure in their place."""
     if isinstance(maps, Failure):
         return maps

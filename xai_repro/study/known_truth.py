@@ -11,20 +11,34 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xai_repro.errors import whole_number
+from xai_repro.metrics.parts import worth
 from xai_repro.models.zoo import pick_device
 from xai_repro.network.forward import predict
-from xai_repro.registry import metric_info
+from xai_repro.registry import methods as known_methods, metric_info
 from xai_repro.store.sharing import forgetting, sharing
 from xai_repro.study.asked import Asked, labelled_data, labelled_models, loader, networks_of, the_data, the_model, with_hyper
-from xai_repro.study.evaluate import Job, _dealt, _size, _values
+from xai_repro.study.evaluate import dealt, evaluate, Job, size_of, values_of
 from xai_repro.study.images import block_of
 from xai_repro.study.profiles import profile as settings_of
 from xai_repro.study.shards import COLUMNS
-from xai_repro.study.statistics import RESAMPLES, checked_rows, higher_is_better, interval
+from xai_repro.study.resampling import interval, mean_of, resampled, units
+from xai_repro.study.statistics import checked_rows, EMPTY, empty_share, higher_is_better, kendall, with_run
 
 KNOWING = ("oracle", "object")  # rows that are made of the truth
 BY_PARTS = ("part-share", "part-hit", "part-correlation")
+MODELS, DATA = ("mini-vgg", "mini-resnet"), "mini-birds"  # only drawn birds know, whatever the profile
+JUDGED = ("increase-in-confidence", "confidence-gain", "average-drop", "average-drop-in-deletion", "proportion", "pointing-game", "positive-ratio")
+CURVES = ("deletion", "insertion", "overall")  # these cost most, and so are followed for some methods only, those of Collection-CAM's table 3
+FOLLOWED = ("grad-cam", "grad-cam++", ("layer-cam", {"layers": "all"}), "score-cam", "rise", "collection-cam", "random")
+
+
+def study(methods="*", profile="mini", results=None):
+    """The study of the book: (rows of `evaluate` and of the truth, parts of `truth_rows`) of all methods, or those of a shell pattern, on drawn birds."""
+    asked, limit = list(MODELS), settings_of(profile)["truth"]
+    rows = evaluate(asked, DATA, known_methods(methods), [*BY_PARTS, *JUDGED], profile, results=results, limit=limit)
+    curves = evaluate(asked, DATA, list(FOLLOWED), list(CURVES), profile, results=results, limit=limit)
+    truth, parts = truth_rows(asked, DATA, [*BY_PARTS, *JUDGED, *CURVES], profile, limit=limit)
+    return pd.concat([rows, curves, truth], ignore_index=True), parts
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -47,11 +61,11 @@ def truth_rows(models, datasets, metrics, profile="mini", *, limit=None, batch=1
     for model_label, model in labelled_models(models).items():
         for data_label, data in labelled_data(datasets).items():
             samples = the_data(data)
-            size, _ = _size(samples, data_label, limit or settings["images"])
+            size, _ = size_of(samples, data_label, limit or settings["images"])
             networks = networks_of(model, data, settings.get("networks", 1))[:size]
             for number, network in enumerate(networks):
                 module = the_model(network, data, device, load, number)
-                for start, stop in _dealt(size, len(networks), number):
+                for start, stop in dealt(size, len(networks), number):
                     job = Job(network, number, data, model_label, data_label, start, stop, (), batch, device, profile, "", "")
                     with sharing():
                         block = block_of(module, samples, job)
@@ -63,13 +77,18 @@ def truth_rows(models, datasets, metrics, profile="mini", *, limit=None, batch=1
 _PARTS = ["dataset", "model", "run", "image_id", "part", "effect", "flips", "pixels"]
 
 
+def maps_of_truth(model, x, y, samples):
+    """The maps of KNOWING for images x and classes y, {name: [B,H,W]}."""
+    return {"oracle": worth(model, x, y, samples).oracle, "object": torch.stack([sample.truth() for sample in samples]).to(x)}
+
+
 def _scored(model, block, metrics, job):
     for name in KNOWING:
         maps = [one.worth.oracle if name == "oracle" else one.truth("mask").to(one.x) for one in block.batches]
         empty = block.flags([~(one > 0).flatten(1).any(1) for one in maps])
         with forgetting():
             for metric in metrics:
-                values, statuses, _ = block.column([_values(model, one, m, Asked(name, name, "{}"), metric, job) for one, m in zip(block.batches, maps)])
+                values, statuses, _ = block.column([values_of(model, one, m, Asked(name, name, "{}"), metric, job) for one, m in zip(block.batches, maps)])
                 for row in zip(block.ids, block.targets, values, empty, statuses):
                     found = dict(zip(("image_id", "target", "value", "empty", "status"), row))
                     yield found | {
@@ -111,64 +130,85 @@ def together(model, samples):
         x = torch.cat([sample.image[None], sample.counterfactuals.images(changes)]).to(next(model.parameters()).device)
         logits = predict(model, x).double()
         scores = logits[:, logits[0].argmax()]
-        worth = {frozenset(kept): score for kept, score in zip(coalitions, scores[1:].view(len(coalitions), len(others)).mean(1))}
-        worth[frozenset(range(P))] = scores[0]
-        found.append([_shapley(worth, p, P) for p in range(P)])
+        values = {frozenset(kept): score for kept, score in zip(coalitions, scores[1:].view(len(coalitions), len(others)).mean(1))}
+        values[frozenset(range(P))] = scores[0]
+        found.append([_shapley(values, p, P) for p in range(P)])
     return torch.tensor(found, dtype=torch.float64)
 
 
-def _shapley(worth, p, players):
-    without = [kept for kept in worth if p not in kept]
+def alone_and_together(model, samples):
+    """What each part is worth alone and with all others (`together`), mean over images: one row per part."""
+    x = torch.stack([sample.image for sample in samples]).to(next(model.parameters()).device)
+    alone = worth(model, x, predict(model, x).argmax(1), samples).effect.double().mean(0).tolist()
+    means = together(model, samples).mean(0).tolist()
+    return pd.DataFrame({"part": list(samples[0].counterfactuals.shapes), "alone": alone, "together": means, "n": len(samples)})
+
+
+def _shapley(values, p, players):
+    without = [kept for kept in values if p not in kept]
     weights = [factorial(len(kept)) * factorial(players - len(kept) - 1) / factorial(players) for kept in without]
-    return sum(weight * float(worth[kept | {p}] - worth[kept]) for weight, kept in zip(weights, without))
+    return sum(weight * float(values[kept | {p}] - values[kept]) for weight, kept in zip(weights, without))
 
 
 # -- what it says of the metrics ------------------------------------------------------------------------------------------
 
 
-def judged(df, resamples=RESAMPLES):
+def judged(df):
     """What each metric makes of the truth, and how far its order of methods is the order by parts: one row per data set, model and metric.
 
-    df: rows of `evaluate` and of `truth_rows`, with the metrics of BY_PARTS among them. Columns: methods (how many, without those that know
+    df: rows of `evaluate` and of `truth_rows`, with the metrics of BY_PARTS among them. Columns: methods (how many, without the rows that know
     the truth; settings count apart), `oracle rank` and `object rank` (1: better than every method; half for one that is equal), `over random`
     with low and high (by how much the oracle is better than *random*, in the metric's own direction and unit), and for each of BY_PARTS Kendall's tau-b of
-    the two orders of the methods, with low and high. Intervals of 95 % redraw networks and, within each, images, the same for all methods.
-    Methods without a value on a metric are left out of that metric's rows. Raises ValueError for a column that df does not have, and without
-    an oracle.
+    the two orders of the methods, with low and high. Intervals of 95 % redraw networks and images, the same for all methods.
+    Methods without a value on a metric, or with a tenth of their maps empty, are left out of that metric's rows. Raises ValueError for a column
+    that df does not have, and without an oracle.
     """
-    df = checked_rows(df, ["dataset", "model", "image_id", "method", "hyper", "metric", "value"])
+    df = with_run(checked_rows(df, ["dataset", "model", "image_id", "method", "hyper", "metric", "value"]))
     if "oracle" not in set(df["method"]):
         raise ValueError("rows of the oracle are needed: those of `truth_rows`, beside those of `evaluate`")
-    df = df if "run" in df else df.assign(run=0)
     found = []
     for (dataset, model), part in df.groupby(["dataset", "model"], sort=False):
-        drawn, places = _drawn(part, resamples)
-        means = {metric: _means(rows, drawn, places) for metric, rows in part.groupby("metric", sort=False)}
-        for metric, (names, values) in means.items():
-            if metric in BY_PARTS or higher_is_better(metric) is None:
-                continue
-            values = values if higher_is_better(metric) else -values
-            found.append({"dataset": dataset, "model": model, "metric": metric} | _judged(names, values, means))
+        codes, design = units(part["image_id"], part["run"])
+        means = {metric: _means(rows, len(design[0])) for metric, rows in part.assign(unit=codes).groupby("metric", sort=False)}
+        for metric in means:
+            if metric not in BY_PARTS and higher_is_better(metric) is not None:
+                found.append({"dataset": dataset, "model": model, "metric": metric} | _judged(metric, means, design))
     return pd.DataFrame(found)
 
 
-def _judged(names, values, means):
-    methods = [name for name in names if name not in KNOWING]
-    of = {name: values[:, n] for n, name in enumerate(names)}
+def _judged(metric, means, design):
+    (names, mean), sign = means[metric], 1 if higher_is_better(metric) else -1
+    methods, now = [name for name in names if name not in KNOWING], dict(zip(names, sign * mean(np.ones((1, len(design[0]))))[0]))
     record = {"methods": len(methods)}
     for name in KNOWING:
-        record[f"{name} rank"] = _rank(of[name][0], [of[other][0] for other in methods]) if name in of else np.nan
-    gap = of["oracle"] - of["random"] if {"oracle", "random"} <= set(of) else np.full(len(values), np.nan)
-    record |= {"over random": gap[0]} | dict(zip(("low", "high"), interval(gap[1:])))
+        record[f"{name} rank"] = _rank(now[name], [now[other] for other in methods]) if name in now else np.nan
+    if {"oracle", "random"} <= set(names):
+        oracle, random = names.index("oracle"), names.index("random")
+
+        def gap(weights):
+            values = mean(weights)
+            return sign * (values[:, oracle] - values[:, random])
+
+        record |= _with_interval("over random", *resampled(design, gap))
     for truth in BY_PARTS:
         others, true = means.get(truth, ([], None))
         both = [name for name in methods if name in others]
         if len(both) < 3:
-            record |= {truth: np.nan, f"{truth} low": np.nan, f"{truth} high": np.nan}
+            record |= _with_interval(truth, np.nan, np.empty(0))
             continue
-        taus = kendall(*(m[:, [n.index(name) for name in both]] for n, m in ((names, values), (others, true))))
-        record |= {truth: taus[0]} | dict(zip((f"{truth} low", f"{truth} high"), interval(taus[1:])))
+        here, there = ([every.index(name) for name in both] for every in (names, others))
+
+        def tau(weights, here=here, there=there, true=true):
+            return kendall((sign * mean(weights)[:, here]).round(6), true(weights)[:, there].round(6))
+
+        estimate, samples = resampled(design, tau)
+        record |= _with_interval(truth, estimate, samples.clip(-1, 1))
     return record
+
+
+def _with_interval(name, estimate, samples):
+    start = "" if name == "over random" else f"{name} "
+    return {name: estimate} | dict(zip((f"{start}low", f"{start}high"), interval(samples)))
 
 
 def _rank(value, others):
@@ -177,61 +217,80 @@ def _rank(value, others):
     return 1 + float((others > value).sum() + (others == value).sum() / 2)
 
 
-def kendall(a, b):
-    """Kendall's tau-b of two orders [R,M], row by row, [R]; NaN where one of the two is constant. Equal to six digits is equal."""
-    first, second = np.triu_indices(a.shape[1], 1)
-    a, b = (np.sign(values[:, first] - values[:, second]) for values in (a.round(6), b.round(6)))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+def _means(df, pairs):
+    """Names of the methods that have values, and a function from weights [S, pairs] of pairs of run and image to their means [S, M]."""
+    names, sums, counts = [], [], []
+    for (method, hyper), part in df.groupby(["method", "hyper"], sort=False):
+        part = part[:0] if empty_share(part) >= EMPTY and method not in KNOWING else part
+        part = part.dropna(subset="value")
+        if len(part):
+            sums.append(np.bincount(part["unit"], part["value"], pairs))
+            counts.append(np.bincount(part["unit"], minlength=pairs))
+            names.append(method if hyper == "{}" or method in KNOWING else f"{method} {hyper}")
+    sums, counts = np.reshape(sums, (-1, pairs)).T, np.reshape(counts, (-1, pairs)).T.astype(float)
 
-
-def _drawn(df, resamples):
-    """How often each (run, image) is in each sample, [1 + resamples, images], the first as they are; and (run, image) -> its place."""
-    resamples, generator = whole_number("resamples", resamples), np.random.default_rng(0)
-    images = df[["run", "image_id"]].drop_duplicates().sort_values(["run", "image_id"])
-    runs = [len(part) for _, part in images.groupby("run")]
-    counts = np.ones((1 + resamples, len(images)))
-    for row in counts[1:]:
-        times = np.bincount(generator.integers(len(runs), size=len(runs)), minlength=len(runs))
-        row[:] = np.concatenate([generator.multinomial(n * many, np.full(n, 1 / n)) for n, many in zip(runs, times)])
-    return counts, {key: place for place, key in enumerate(images.itertuples(index=False, name=None))}
-
-
-def _means(df, drawn, places):
-    """Names of the methods that have values, and their means [1 + resamples, M]."""
-    names, means = [], []
-    for (method, hyper), part in df[df["value"].notna()].groupby(["method", "hyper"], sort=False):
-        at = [places[key] for key in zip(part["run"], part["image_id"])]
+    def mean(weights):
         with np.errstate(invalid="ignore", divide="ignore"):
-            means.append(drawn[:, at] @ part["value"].to_numpy() / drawn[:, at].sum(1))
-        names.append(method if hyper == "{}" or method in KNOWING else f"{method} {hyper}")
-    return names, np.stack(means, 1) if means else np.zeros((len(drawn), 0))
+            return (weights @ sums) / (weights @ counts)
+
+    return names, mean
 
 
-# -- in words -----------------------------------------------------------------------------------------------------------
+# -- for the page -------------------------------------------------------------------------------------------------------
+
+
+def by_part(parts):
+    """What each part is worth: one row per model and part, from the parts of `truth_rows`.
+
+    Columns: effect with low and high (mean over images, in units of the logit; its interval redraws networks and images), flips (share of the
+    swaps after which another class is on top), strongest (share of the images in which no other part is worth more), pixels (of the part,
+    where it is seen at all) and n.
+    """
+    found = []
+    best = parts.groupby(["dataset", "model", "image_id"])["effect"].transform("max")
+    for (model, part), rows in parts.assign(strongest=parts["effect"] == best).groupby(["model", "part"], sort=False):
+        effect, samples = mean_of(rows["effect"], rows["image_id"], rows["run"])
+        low, high = interval(samples)
+        found.append({
+            "model": model, "part": part, "effect": effect, "low": low, "high": high, "flips": rows["flips"].mean(), "strongest": rows["strongest"].mean(),
+            "pixels": rows["pixels"][rows["pixels"] > 0].mean(), "n": rows["image_id"].nunique(), "networks": rows["run"].nunique(),
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def shown(judgement):
+    """The result of `judged` as a page shows it: numbers with their intervals, one row per model and metric."""
+    columns = {"model": judgement["model"], "metric": judgement["metric"]}
+    for name in KNOWING:
+        columns[f"rank of the {name}"] = [f"{rank:g} of {many + 1}" for rank, many in zip(judgement[f"{name} rank"], judgement["methods"])]
+    columns["oracle better than random by"] = _texts(judgement, "over random", "low", "high")
+    for name in BY_PARTS:
+        columns[f"tau with {name}"] = _texts(judgement, name, f"{name} low", f"{name} high")
+    return pd.DataFrame(columns)
+
+
+def _texts(table, *names):
+    return ["" if np.isnan(numbers[0]) else "{:.2f} ({:.2f} to {:.2f})".format(*numbers) for numbers in table[list(names)].itertuples(index=False)]
 
 
 def said(judgement):
     """What came out, in sentences: the result of `judged` as text for a page."""
     told = []
-    for (dataset, model), part in judgement.groupby(["dataset", "model"], sort=False):
-        first, worse = part[part["oracle rank"] <= 1.5], part[part["high"] < 0]
-        behind = ", ".join(f"{row['metric']} ({row['oracle rank']:g} of {row['methods'] + 1})" for _, row in part.iterrows() if row["oracle rank"] > 1.5)
-        told.append(
-            f"On {model} ({dataset}), {len(first)} of {len(part)} metrics put the oracle first" + (f"; the others rank it: {behind}." if behind else ".")
-        )
-        told.append(f"{_listed(worse['metric'])} would rather have a random map than the truth." if len(worse) else "None prefers a random map to the truth.")
-        agree = part.dropna(subset=["part-share"]).sort_values("part-share")
-        if len(agree):
-            high, low = agree.iloc[-1], agree.iloc[0]
+    for model, part in judgement.groupby("model", sort=False):
+        last = ", ".join(f"{row['metric']} ({row['oracle rank']:g} of {row['methods'] + 1})" for _, row in part.iterrows() if row["oracle rank"] > 1.5)
+        told.append(f"**{model}.** {(part['oracle rank'] <= 1.5).sum()} of {len(part)} metrics put the oracle before every method" + (f"; not so {last}." if last else "."))
+        better, worse = part[part["low"] > 0], part[part["high"] < 0]
+        told.append(f"Better than a random map, beyond doubt, it is by {_listed(better['metric'])}" + (f"; worse by {_listed(worse['metric'])}." if len(worse) else "."))
+        for truth in BY_PARTS:
+            some = part.dropna(subset=[truth]).sort_values(truth)
+            agree = some[some[f"{truth} low"] > 0]["metric"][::-1]
+            against = some[some[f"{truth} high"] < 0]["metric"]
             told.append(
-                f"The order of the methods by share on the parts agrees best with that by {high['metric']} "
-                f"(tau {high['part-share']:.2f}, {high['part-share low']:.2f} to {high['part-share high']:.2f}) "
-                f"and least with that by {low['metric']} (tau {low['part-share']:.2f}, {low['part-share low']:.2f} to {low['part-share high']:.2f})."
+                f"The order of the methods by {truth} agrees with that by {_listed(agree)}" + (f" and is against that by {_listed(against)}." if len(against) else ".")
             )
-    return " ".join(told)
+    return "\n\n".join(told)
 
 
 def _listed(names):
     names = list(names)
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return "none of them" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

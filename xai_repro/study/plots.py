@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from xai_repro.data import denormalize
 from xai_repro.registry import method_info
 from xai_repro.store.files import whole
-from xai_repro.study.statistics import higher_is_better
+from xai_repro.study.statistics import EMPTY, higher_is_better
 
 # The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
@@ -268,6 +268,12 @@ def ranks(compared):
         if missing := len(part) - len(both):
             axis.text(0.5, 0.02, f"not run yet: {missing} of {len(part)}", transform=axis.transAxes, ha="center", fontsize=9, color="0.4")
     return figure
+
+
+def with_bands(summaries):
+    """Lines and bands as `curves` takes them, from summaries {label: result of `tables.summary`} whose rows are in order."""
+    lines = {label: one["mean"].to_numpy() for label, one in summaries.items()}
+    return lines, {label: (one["low"].to_numpy(), one["high"].to_numpy()) for label, one in summaries.items()}
 
 
 @styled

@@ -87,7 +87,8 @@ def _estimate(cell):
         said = cell["status"].dropna() if "status" in cell else []
         return found | {"status": said.mode().iat[0] if len(said) else "undefined"}
     values = cell[defined]
-    low, high = interval(mean_of(values["value"], values["image_id"], values["run"])[1])
+    samples = mean_of(values["value"], values["image_id"], values["run"])[1]
+    low, high = interval(samples.clip(values["value"].min(), values["value"].max()))  # stretched, a mean of shares might leave [0, 1]
     return found | {
         "mean": values["value"].mean(), "low": low, "high": high, "n": values["image_id"].nunique(), "networks": values["run"].nunique(), "status": "ok",
     }  # fmt: skip
@@ -131,6 +132,14 @@ def slopes(df, x, by=("dataset", "model")):
         low, high = interval(samples)
         found.append(dict(zip(by, key)) | {"slope": slope, "low": low, "high": high, "n": part["image_id"].nunique(), "networks": part["run"].nunique()})
     return pd.DataFrame(found, columns=[*by, "slope", "low", "high", "n", "networks"])
+
+
+def kendall(a, b):
+    """Kendall's tau-b of two orders of M things, row by row: a [M] or [R, M], b [R, M] -> [R]; NaN where one of the two is constant."""
+    first, second = np.triu_indices(np.shape(a)[-1], 1)
+    a, b = np.sign(a[..., first] - a[..., second]), np.sign(b[:, first] - b[:, second])
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(1) / np.sqrt((a**2).sum(-1) * (b**2).sum(1))
 
 
 # -- against knowing nothing, and the time it takes ------------------------------------------------------------------

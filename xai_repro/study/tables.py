@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau
 
 from xai_repro.errors import whole_number
 from xai_repro.published import published
@@ -14,7 +13,7 @@ from xai_repro.store.files import whole, writable
 from xai_repro.study.printed import headed
 from xai_repro.study.resampling import interval, resampled, units
 from xai_repro.study.statistics import (
-    BY, EMPTY, TIME, against_controls, checked_rows, cost, higher_is_better, resampled_means, slopes, summary, timed, with_run, with_time,
+    BY, EMPTY, TIME, against_controls, checked_rows, cost, higher_is_better, kendall, resampled_means, slopes, summary, timed, with_run, with_time,
 )  # fmt: skip
 
 # What the embedded experiment runs in place of a paper's data and models; "" is where the paper's table does not say.
@@ -137,14 +136,6 @@ def simulations(df, paper, table, runs):
     found = pd.DataFrame({f"best in the paper (of {printed.shape[1]})": wins[0], f"best here (of {means.shape[1]})": wins[1]})
     found = found.join(pd.DataFrame({"smallest run": means.min(axis=1), "mean": means.mean(axis=1), "largest run": means.max(axis=1)}))
     return found.reindex(printed.index).rename_axis("method").reset_index()
-
-
-def kendall(order, orders):
-    """Kendall's tau-b of one order [M] with many [R, M]: [R], NaN where one of the two is constant."""
-    first, second = np.triu_indices(len(order), 1)
-    a, b = np.sign(order[first] - order[second]), np.sign(orders[:, first] - orders[:, second])
-    with np.errstate(invalid="ignore"):
-        return (b @ a) / np.sqrt((a**2).sum() * (b**2).sum(1))
 
 
 def _sums_together(rows, cells):
