@@ -10,6 +10,7 @@ from torch import nn
 from toys import CLASSES, images, seeded, VGGLike, Y
 
 from xai_repro.methods.masks import above
+from xai_repro.numerics import clustering
 from xai_repro.numerics.clustering import best_partition, dsra, partitions
 
 LAYERS = ["features.2", "features.4"]
@@ -66,6 +67,13 @@ def test_of_equal_partitions_the_coarsest():
     line = np.array([[0.0], [1.0], [10.0], [11.0]])
     assert dsra(line, np.array([0, 0, 1, 1])) == pytest.approx(plain_dsra(line, np.array([0, 0, 1, 1])))
     assert len(set(best_partition(line, 2, 3))) == 2
+
+
+def test_of_partitions_with_the_same_index_the_coarsest(monkeypatch):
+    """Different partitions hardly ever have the same index: here all are given it."""
+    monkeypatch.setattr(clustering, "dsra", lambda psi, labels: 0.5)
+    line = np.array([[0.0], [1.0], [10.0], [12.0], [30.0]])
+    assert best_partition(line, 2, 4).max() + 1 == 2 and best_partition(line, 3, 4).max() + 1 == 3
 
 
 class Two(nn.Module):
