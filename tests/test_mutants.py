@@ -53,14 +53,17 @@ def mutant(alive=""):
     return mutants.Mutant(1, "x", "a.py", "old", "new", (), alive)
 
 
-@pytest.mark.parametrize("found, status", [
-    ([(mutant(), "killed", "t")] * 20, 0), ([(mutant(), "killed", "t")] * 19 + [(mutant("alike"), "survived", "")], 0),
-    ([(mutant(), "killed", "t")] * 19 + [(mutant(), "survived", "")], 1), ([(mutant(), "killed", "t")] * 18 + [(mutant("alike"), "survived", "")] * 2, 1),
-    ([(mutant("alike"), "killed", "t")] * 20, 1), ([(mutant(), "killed", "t")] * 99 + [(mutant(), "bad", "")], 1),
+KILLED, SURVIVED, BAD = (mutant(), "killed", "t"), (mutant(), "survived", ""), (mutant(), "bad", "")
+ALIKE, NOT_ALIKE = (mutant("alike"), "survived", ""), (mutant("alike"), "killed", "t")
+
+
+@pytest.mark.parametrize("found, status, said", [
+    ([KILLED] * 20, 0, "20 of 20 killed, 100.0%\n"), ([*[KILLED] * 19, ALIKE], 0, "19 of 20 killed, 95.0%\n"), ([*[KILLED] * 18, ALIKE, ALIKE], 1, "18 of 20 killed, 90.0%\n"),
+    ([*[KILLED] * 99, SURVIVED], 1, "99 of 100 killed, 99.0%\nx: survived\n"), ([*[KILLED] * 99, BAD], 1, "99 of 100 killed, 99.0%\nx: bad\n"),
+    ([*[KILLED] * 99, NOT_ALIKE], 1, "100 of 100 killed, 100.0%\nx: killed, though it is said to be the same formula\n"),
 ])  # fmt: skip
-def test_the_verdict(found, status, capsys):
-    assert mutants.judged(found) == status
-    assert ("x: " in capsys.readouterr().out) == bool(status) or status == 1
+def test_the_verdict(found, status, said, capsys):
+    assert mutants.judged(found) == status and capsys.readouterr().out == said
 
 
 def test_a_test_that_notices_kills_and_a_module_that_breaks_is_bad(tmp_path):
