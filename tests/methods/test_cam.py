@@ -263,6 +263,15 @@ def test_numbers_of_layer_cam():
     same(xr.explain(Numbers(WEIGHT), A_NUMBERS, 0, "layer-cam", layer="layer")[0], expected)
 
 
+def test_numbers_of_signed_activations():
+    """As before a ReLU: the sum of a channel's activations has its sign, and a map is rectified as a whole, not channel by channel."""
+    x = torch.tensor([[[[1.0, -2], [3, -4]], [[0, -1], [0, 1]], [[2, -4], [1, 0]]]], dtype=torch.float64)
+    alpha = xr.coefficients(Numbers(WEIGHT), x, 0, "xgrad-cam", layer="layer")
+    assert alpha[0].tolist() == [1, 0, -1]  # -2/-2, 2/0, (3*2 - 4 - 1)/-1
+    layer_cam = xr.explain(Numbers(WEIGHT), x, 0, "layer-cam", layer="layer")
+    assert layer_cam[0].tolist() == [[7, 0], [3, 0]]  # of 1 + 0 + 6, -2 + 0 - 4, 3 + 0 + 0, -4 + 2 + 0
+
+
 def test_a_channel_of_zeros_has_coefficient_zero():
     x = A_NUMBERS.clone()
     x[0, 1] = 0

@@ -10,6 +10,7 @@ from torch import nn
 from toys import CLASSES, images, seeded, VGGLike, Y
 
 from xai_repro.methods.masks import above
+from xai_repro.numerics import clustering
 from xai_repro.numerics.clustering import best_partition, dsra, partitions
 
 LAYERS = ["features.2", "features.4"]
@@ -26,28 +27,29 @@ def test_single_and_double_precision_cut_the_same_pixels(theta):
 
 
 def test_above_is_by_more_than_rounding_and_by_the_images_own_measure():
-    values = torch.tensor([[1.0, 1.000001, 1.1, 0.9], [100.0, 100.01, 110, 0]])
+    values = torch.tensor([[1.0, 1.000001, 1.0001, 0.9], [100.0, 100.01, 110, 0]])
     assert above(values, torch.tensor([[1.0], [100.0]])).tolist() == [[False, False, True, False], [False, True, True, False]]
     assert above(torch.tensor([[-9.0, 0.0, 1e-6, 1e-4]]), 0).tolist() == [[False, False, False, True]]
     assert not above(torch.zeros(2, 3, 4), 0).any()
 
 
 class Counted(nn.Module):
-    """A first layer whose gradient is negative, zero or positive by channel, and a second that passes on their sum."""
+    """A first layer whose gradient is negative, nearly zero or positive by channel, and a second that passes on their sum."""
 
-    def __init__(self):
+    def __init__(self, nearly):
         super().__init__()
         self.first, self.second, self.fc = nn.Identity(), nn.Conv2d(3, 2, 1, bias=False), nn.Linear(2, CLASSES)
-        self.second.weight.data = torch.tensor([[1.0, 0, -1], [1, 0, -1]])[..., None, None]
+        self.second.weight.data = torch.tensor([[1.0, nearly, -1], [1, nearly, -1]])[..., None, None]
         self.fc.weight.data.fill_(0.5)
 
     def forward(self, x):
         return self.fc(self.second(self.first(x)).mean((2, 3)))
 
 
-def test_a_gradient_of_zero_counts_as_no_evidence():
-    """G is 1, 0 and -1 over the positions: only the first channel is left of the shallow layer."""
-    model, x = Counted().double(), torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+@pytest.mark.parametrize("nearly", [0.0, 1e-8])
+def test_a_gradient_of_zero_counts_as_no_evidence(nearly):
+    """G is 1, 0 but for rounding, and -1 over the positions: only the first channel is left of the shallow layer."""
+    model, x = Counted(nearly).double(), torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x[:, 2] += 3  # so that the last layer's sum is negative and makes no mask
     got = xr.explain(model, x, 1, "collection-cam", layers=["first", "second"], least=1, most=1, theta=0.0)
     kept = x[0, 0] - x[0, 0].min() * 0
@@ -65,6 +67,13 @@ def test_of_equal_partitions_the_coarsest():
     line = np.array([[0.0], [1.0], [10.0], [11.0]])
     assert dsra(line, np.array([0, 0, 1, 1])) == pytest.approx(plain_dsra(line, np.array([0, 0, 1, 1])))
     assert len(set(best_partition(line, 2, 3))) == 2
+
+
+def test_of_partitions_with_the_same_index_the_coarsest(monkeypatch):
+    """Different partitions hardly ever have the same index: here all are given it."""
+    monkeypatch.setattr(clustering, "dsra", lambda psi, labels: 0.5)
+    line = np.array([[0.0], [1.0], [10.0], [12.0], [30.0]])
+    assert best_partition(line, 2, 4).max() + 1 == 2 and best_partition(line, 3, 4).max() + 1 == 3
 
 
 class Two(nn.Module):

@@ -6,7 +6,7 @@ import xai_repro as xr
 from scipy.special import roots_legendre
 from toys import TOYS, GapLinear, VGGLike, images, seeded, Y
 
-from xai_repro.methods.gradient import gauss_legendre
+from xai_repro.methods.gradient import gauss_legendre, path_integral
 
 
 # -- integrated gradients ------------------------------------------------------------------------------------------------------
@@ -44,6 +44,13 @@ def test_integrated_gradients_in_numbers():
         assert not torch.allclose(beyond, (W * x ** (2 * n + 1)).sum(1), rtol=1e-5)
     cube = xr.explain(Formula(lambda x: W * x**3), x, 0, "integrated-gradients", steps=1)
     torch.testing.assert_close(cube, (W * x**3).sum(1) * 3 / 4, rtol=0, atol=1e-13)
+
+
+def test_a_path_begins_at_its_baseline():
+    """S = w x^3 from x0 to x: every pixel's share is w (x^3 - x0^3)."""
+    x, x0 = images(), images(seed=9)
+    got = path_integral(Formula(lambda x: W * x**3), x, x0, Y * 0, steps=2)
+    torch.testing.assert_close(got, W * (x**3 - x0**3), rtol=1e-10, atol=1e-12)
 
 
 def test_points_and_weights():

@@ -58,6 +58,15 @@ def test_a_region_takes_at_least_50_new_pixels():
     assert (got[7:] == 169.5).all() and (got[2:7] == 89.5).all() and (got[:2] == 19.5).all()
 
 
+def test_fifty_pixels_are_enough_for_a_region():
+    a = torch.arange(200, dtype=torch.float64).view(10, 20)
+    masks = torch.zeros(1, 10, 20, dtype=torch.bool)
+    masks[0, :5, 10:] = True
+    assert (by_regions(a, masks)[masks[0]] == a[masks[0]].mean()).all()
+    masks[0, 0, 10] = False
+    assert (by_regions(a, masks) == a.mean()).all()
+
+
 @pytest.mark.parametrize("name", TOYS)
 def test_the_map_sums_to_the_attributions(name):
     model, x = seeded(TOYS[name].build), images(2, size=48)

@@ -64,6 +64,13 @@ def test_equal_vectors():
     assert dsra(psi, np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])) == pytest.approx(1 / 3)  # 0 where SIC = DIC = 0, twice
 
 
+def test_one_cluster_separates_nothing():
+    """It counts 0, so that two clusters that lie a little apart are better."""
+    psi = np.array([[0.0], [1.0], [3.0], [4.0]])
+    assert dsra(psi, np.zeros(4, int)) == 0 < dsra(psi, np.array([0, 0, 1, 1])) < 1
+    assert len(as_sets(best_partition(psi, 1, 2))) == 2
+
+
 def test_few_vectors():
     psi = vectors(3)
     assert len(as_sets(best_partition(psi, 2, 10))) == 2

@@ -44,6 +44,38 @@ def test_truth_of_a_misclassified_image_is_the_labelled_object(toys):
     assert list(frame.target) == [0, 1, 2, 0, 1, 2, 0] and (frame.value == 1).all()
 
 
+def two_objects():
+    """Class 0 in the left half and class 2 in the right one, each as bright as its own colour."""
+    image = torch.zeros(3, 8, 8)
+    image[0, :, :4], image[2, :, 4:] = 1.0, 2.0
+    return replace(samples(1)[0], image=image, labels=(0, 2), boxes=torch.tensor([[0, 0, 0, 4, 8], [2, 4, 0, 8, 8]]))
+
+
+def test_truth_of_an_image_with_two_classes_is_the_explained_one(toys):
+    """Each class's colour inside its own box; of the first label's, class 2 would have nothing."""
+    data = Data([two_objects()])
+    frame = run(data=data, methods=["toy-channel"], metrics=["toy-inside"])
+    assert list(zip(frame.target, frame.value)) == [(2, 2)]  # the top-1
+    data.multi_label = True
+    frame = run(data=data, methods=["toy-channel"], metrics=["toy-inside"])
+    assert list(zip(frame.target, frame.value)) == [(0, 1), (2, 2)]
+
+
+def test_truth_of_a_class_that_the_data_do_not_have_is_the_first_labels(toys):
+    """Class 2 of a model of other classes is not label 2."""
+    model = Brightest()
+    model.classes = ("cat", "dog", "cow")
+    frame = run(data=Data([two_objects()]), model=model, methods=["toy-channel"], metrics=["toy-inside"])
+    assert list(zip(frame.target, frame.value)) == [(2, 0)]
+
+
+def test_seconds_are_per_image(toys, monkeypatch):
+    """Three batches, each of them a second long, of seven images."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(evaluation, "_now", lambda batch: next(ticks))
+    assert run(methods=["toy-flat"], metrics=["toy-mean"]).seconds.tolist() == pytest.approx([3 / 7] * 7)
+
+
 def test_multi_label_one_row_per_image_and_class(toys):
     data = Data(samples(3, labels=[(0,), (0, 1), (0, 1, 2)]))
     data.multi_label = True

@@ -88,6 +88,34 @@ def test_pairs_are_runs_images_and_classes(monkeypatch):
     assert found["outcome"] == "holds" and found["networks"] == 2
 
 
+def test_classes_are_not_compared_with_each_other(monkeypatch):
+    """Class 1 has values of one method alone: it makes no pairs with class 0 of the other."""
+    images = [f"i{n}" for n in range(20)]
+    a = pd.concat([rows(np.full(20, value), images, method="lift-cam", target=target) for target, value in ((0, 1.0), (1, 5.0))])
+    b = rows(np.full(20, 2.0), images, method="grad-cam")
+    found = outcome(monkeypatch, pd.concat([a, b]), test="better", method="lift-cam", than="grad-cam", **DROP)
+    assert (found["estimate"], found["low"], found["high"], found["outcome"]) == (1, 1, 1, "holds")
+
+
+def test_an_interval_that_ends_at_nothing_is_not_better(monkeypatch):
+    """Two images of sixty gain: one sample in eight draws neither."""
+    df = pd.concat([rows(np.where(np.arange(60) < 2, 0.0, 1.0), method="lift-cam"), rows(np.ones(60), method="grad-cam")])
+    found = outcome(monkeypatch, df, test="better", method="lift-cam", than="grad-cam", **DROP)
+    assert (found["low"], found["outcome"]) == (0, "undecided") and found["high"] > found["estimate"] > 0
+
+
+def test_the_weakest_of_what_is_nearly_equal_is_the_farthest(monkeypatch):
+    df = pd.concat([rows(NOISE + shift, method=name) for name, shift in (("lift-cam", 0.0), ("grad-cam", 0.08), ("score-cam", -0.02))])
+    found = outcome(monkeypatch, df, test="equal_within", method="lift-cam", than=["grad-cam", "score-cam"], tolerance=0.1, **DROP)
+    assert found["outcome"] == "holds" and found["estimate"] == pytest.approx(0.08)
+
+
+def test_of_rows_that_are_there_twice_the_first_count(monkeypatch, capsys):
+    df = pd.concat([rows(NOISE - 1, method="lift-cam"), rows(NOISE, method="grad-cam"), rows(NOISE + 9, method="lift-cam")])
+    assert outcome(monkeypatch, df, test="better", method="lift-cam", than="grad-cam", **DROP)["estimate"] == pytest.approx(1)
+    assert "60 of 180 rows are there twice" in capsys.readouterr().out
+
+
 def test_a_missing_value_is_no_zero(monkeypatch):
     df = pd.concat([rows(np.where(np.arange(60) < 30, np.nan, 2.0), method="lift-cam"), rows(np.full(60, 1.0), method="grad-cam")])
     found = outcome(monkeypatch, df, test="better", method="lift-cam", than="grad-cam", **DROP)
@@ -116,7 +144,7 @@ def test_generally(monkeypatch):
     df = pd.concat([rows(NOISE - 1, method="lift-cam"), rows(NOISE, method="grad-cam"), rows(NOISE + 1, method="score-cam"), rows(NOISE - 2, method="xgrad-cam")])
     claim = {"test": "generally_better", "method": "lift-cam", "than": ["grad-cam", "score-cam", "xgrad-cam"], **DROP}
     found = outcome(monkeypatch, df, share=0.66, **claim)
-    assert found["outcome"] == "holds" and found["detail"].startswith("2 of 3 comparisons hold; 66% are asked for")
+    assert found["outcome"] == "holds" and found["detail"] == "2 of 3 comparisons hold; 66% are asked for; average-drop of lift-cam against grad-cam"  # the weakest of those that hold
     assert (found["estimate"], found["low"], found["high"], found["n"]) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 60))
     assert outcome(monkeypatch, df, share=0.67, **claim)["outcome"] == "fails"
 
@@ -152,6 +180,13 @@ def test_times_of_another_size_do_not_count(monkeypatch):
     df.loc[(df["size"] != 224) & (df["method"] == "grad-cam"), "seconds"] = 9
     found = outcome(monkeypatch, df, **claim)
     assert found["outcome"] == "holds" and (found["estimate"], found["n"]) == (pytest.approx(4), 3)
+
+
+def test_without_the_papers_size_the_largest_counts(monkeypatch):
+    df = pd.concat([timed(size, np.full(3, base * size), name) for size in (64, 128, 96) for base, name in ((0.04, "score-cam"), (0.01, "grad-cam"))])
+    claim = {"test": "better", "method": "grad-cam", "than": "score-cam", "metric": "milliseconds", "dataset": "imagenet", "model": "vgg19"}
+    found = outcome(monkeypatch, df, **claim)
+    assert found["outcome"] == "not comparable" and found["estimate"] == pytest.approx(0.03 * 128 * 1000)
 
 
 @pytest.mark.parametrize("factor, expected", [(1.1, "holds"), (0.9, "holds"), (1.3, "fails"), (0.7, "fails")])
@@ -191,6 +226,20 @@ def test_generally_outperforms_by_hand():
 def test_counts_on_paper(name, expected):
     (record,) = [record for record in claims.all() if record["id"] == name]
     assert printed.on_paper(record)[1] == expected
+
+
+@pytest.mark.parametrize("value, expected", [(0.26, "holds"), (0.27, "fails")])
+def test_printed_percent_are_fractions(value, expected):
+    """Table 7: LIFT-CAM has 26.30 %."""
+    record = {"id": "x", "paper": "lift_cam", "table": "7", "test": "at_least", "method": "lift-cam", "value": value, "metric": "increase-in-confidence", **PLACE}
+    assert printed.on_paper(record) == (expected, "1 of 1" if expected == "holds" else "0 of 1")
+
+
+def test_a_name_that_a_table_has_twice_is_no_number():
+    """Table 5 has LIME-CAM with two numbers of samples: only the heading says which."""
+    record = {"id": "x", "paper": "lift_cam", "table": "5", "test": "better", "method": "lift-cam", "than": "lime-cam", **DROP}
+    with pytest.raises(ValueError, match="table 5 of lift_cam has no number of claim x"):
+        printed.on_paper(record)
 
 
 def test_a_wrong_table_is_refused():

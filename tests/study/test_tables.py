@@ -208,7 +208,7 @@ def test_overlapping_intervals_are_not_apart():
 
 
 def test_cost_is_the_median_and_a_ratio():
-    frame = pd.concat([rows([0.5] * 3, seconds=0.002), rows([0.5] * 3, method="layer-cam", seconds=0.006)])
+    frame = pd.concat([rows([0.5] * 3, seconds=[0.001, 0.002, 0.009]), rows([0.5] * 3, method="layer-cam", seconds=[0.006, 0.001, 0.1])])
     assert tables.cost(frame)["milliseconds"].tolist() == pytest.approx([2, 6])
     assert tables.cost(frame)["times grad-cam"].tolist() == pytest.approx([1, 3])
 

@@ -59,6 +59,12 @@ def test_the_interval_of_tau_redraws_images_of_all_methods(monkeypatch, metric, 
     assert found["n"] == 12 and found["needed"] == pytest.approx(13 / 15)
 
 
+def test_methods_that_differ_by_rounding_are_tied():
+    """Fourteen of fifteen pairs agree and one of ours is a tie: tau-b is 14 / sqrt(15 * 14)."""
+    found = tables.rank_agreement(table7(LIFT | {"grad-cam++": LIFT["grad-cam"] + 1e-9}), "lift_cam", 7, column="/ Average").iloc[0]
+    assert found["tau"] == pytest.approx(14 / np.sqrt(15 * 14))
+
+
 def test_simulations_know_the_direction():
     drops = pd.concat([rows([0.3] * 40, method="grad-cam"), rows([0.2] * 40, method="lift-cam")])
     found = tables.simulations(drops, "lift_cam", "8", runs=4).set_index("method")
