@@ -28,17 +28,26 @@ KNOWING = ("oracle", "object")  # rows that are made of the truth
 BY_PARTS = ("part-share", "part-hit", "part-correlation")
 MODELS, DATA = ("mini-vgg", "mini-resnet"), "mini-birds"  # only drawn birds know, whatever the profile
 JUDGED = ("increase-in-confidence", "confidence-gain", "average-drop", "average-drop-in-deletion", "proportion", "pointing-game", "positive-ratio")
+FEW = 20  # images that a costly method explains
 CURVES = ("deletion", "insertion", "overall")  # these cost most, and so are followed for some methods only, those of Collection-CAM's table 3
 FOLLOWED = ("grad-cam", "grad-cam++", ("layer-cam", {"layers": "all"}), "score-cam", "rise", "collection-cam", "random")
 
 
 def study(methods="*", profile="mini", results=None):
-    """The study of the book: (rows of `evaluate` and of the truth, parts of `truth_rows`) of all methods, or those of a shell pattern, on drawn birds."""
-    asked, limit = list(MODELS), settings_of(profile)["truth"]
-    rows = evaluate(asked, DATA, known_methods(methods), [*BY_PARTS, *JUDGED], profile, results=results, limit=limit)
+    """The study of the book: (rows of `evaluate` and of the truth, parts of `truth_rows`) of all methods, or those of a shell pattern, on drawn birds.
+
+    Methods that the profile calls costly explain at most FEW images.
+    """
+    settings, asked = settings_of(profile), list(MODELS)
+    limit, names = settings["truth"], known_methods(methods)
+    some = {False: [name for name in names if name not in settings["costly"]], True: [name for name in names if name in settings["costly"]]}
+    rows = [
+        evaluate(asked, DATA, few, [*BY_PARTS, *JUDGED], profile, results=results, limit=min(limit, FEW) if costly else limit)
+        for costly, few in some.items() if few
+    ]  # fmt: skip
     curves = evaluate(asked, DATA, list(FOLLOWED), list(CURVES), profile, results=results, limit=limit)
     truth, parts = truth_rows(asked, DATA, [*BY_PARTS, *JUDGED, *CURVES], profile, limit=limit)
-    return pd.concat([rows, curves, truth], ignore_index=True), parts
+    return pd.concat([*rows, curves, truth], ignore_index=True), parts
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
