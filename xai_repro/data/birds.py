@@ -2,7 +2,8 @@
 
 Five parts come in four shapes each. The sixteen species are the words of the [5, 2, 4] code over the field of four
 elements: every shape of every part is shared by exactly four species, any two parts together name the species, and
-two species differ in at least four parts. So no single part decides, and a bird with parts hidden can still be told.
+two species differ in at least four parts. So a bird with parts hidden can still be told by the code; what a network makes of it is another matter (it may
+rest on the wing, the largest, alone).
 All colours are drawn at random, part by part.
 """
 
