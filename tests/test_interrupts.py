@@ -101,6 +101,9 @@ def test_interrupted_metrics(name):
     model, x = seeded(TOYS["vgg"].build).train(), images()
     info, truth = xr.metric_info(name), torch.zeros(3, 16, 16, dtype=torch.bool)
     truth[:, 4:9, 3:12] = True
+    if info.truth == "parts":  # four strips of the object, of different worth
+        strips = torch.stack([truth & (torch.arange(16) % 4 == n) for n in range(4)], 1)
+        truth = torch.where(strips, torch.tensor([1.5, 0.5, 2.0, -1.0])[:, None, None], torch.nan)
     maps = xr.coefficients(model, x, Y, "grad-cam", layer="features.4") if info.maps == "coefficients" else xr.normalize(x[:, 0])
     settings = hyper(name, TOYS["vgg"], xr.metric_info)
     withstands(name, model, lambda: xr.score(name, model, x, Y, maps, truth if info.truth else None, **settings))
