@@ -36,7 +36,7 @@ book: env  ## run the notebooks that are not current and build the site
 	@$(BIN)/xai-repro book --profile $(PROFILE)
 
 test: env  ## all tests, the re-run of executed notebooks among them
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: env  ## the tests that take seconds
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

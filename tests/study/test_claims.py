@@ -28,6 +28,11 @@ def two(a, b, **facts):
     return pd.concat([rows(a, method="grad-cam", **facts), rows(b, method="lift-cam", **facts)], ignore_index=True)
 
 
+def test_claims_about_time():
+    timed = claims.about_time(pd.DataFrame(claims.all()))
+    assert timed.sum() == 7 and set(pd.DataFrame(claims.all())["test"][timed]) == {"better", "ratio_at_least", "time_unchanged"}
+
+
 def test_records_are_complete():
     records = claims.all()
     assert len({record["id"] for record in records}) == len(records)

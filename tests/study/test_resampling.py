@@ -88,9 +88,18 @@ def test_units_are_pairs_of_run_and_image():
 
 
 def test_p_of_a_bound():
-    samples = np.array([-1.0, 1.0, 2.0, 3.0, np.nan])
-    assert two_sided(samples, 0.0) == pytest.approx(2 * 2 / 5) and two_sided(samples, -9.0) == pytest.approx(2 / 5)
+    samples = np.array([-1.0] * 3 + [1.0] * 195 + [2.0, np.nan])
+    for bound, count in ((0.0, 4), (-9.0, 1), (1.5, 2), (-1.0, 4)):  # and one more than are beyond
+        assert two_sided(samples, bound) == pytest.approx(2 * (count + 2 * np.sqrt(count)) / 200)
     assert two_sided(samples, 1.0) == 1.0
+
+
+def test_what_is_rejected_is_so_with_other_draws():
+    """Draws of a mean that lies a little over 2 standard errors from the bound: 2.5 % would be rejected at 5 % in some of them only."""
+    generator = np.random.default_rng(0)
+    border = [two_sided(generator.normal(1.97, 1, 2000), 0.0) for _ in range(200)]
+    beyond = [two_sided(generator.normal(2.5, 1, 2000), 0.0) for _ in range(200)]
+    assert np.mean(np.array(border) <= 0.05) < 0.05 and max(beyond) <= 0.05
 
 
 def test_holm_by_hand():

@@ -65,6 +65,11 @@ def check(df, paper=None, seed=0):
     return pd.DataFrame([_checked(cells, record) for record in all(paper)], columns=COLUMNS)
 
 
+def about_time(checked):
+    """Which rows of `check` are claims about measured time, whose numbers differ from one measurement to the next."""
+    return checked["id"].isin([record["id"] for record in all() if record.get("metric") == TIME])
+
+
 def _once(df):
     """The rows without those that are there a second time, as in two files of the same cells; what was left out is said."""
     row = ["run", *_ROW] if "run" in df else _ROW
