@@ -23,7 +23,6 @@ SHOWN = {
 }
 
 
-@torch.inference_mode()
 def evaluate_model(model, data, limit=1000):
     """Measure a classifier on the first images of a data set from load_data.
 
@@ -31,13 +30,13 @@ def evaluate_model(model, data, limit=1000):
     quantiles (5, 25, 50, 75, 95 %) of the largest probability (softmax, or sigmoid for several labels); n images.
     """
     data = data if limit is None else data[: whole_number("limit", limit)]
-    return scores(*predicted(model, data), data)
+    return scores(*predicted(model, data), data.multi_label)
 
 
-def scores(logits, labels, data):
+def scores(logits, labels, multi_label):
     """What `evaluate_model` returns, of logits [N, C] and the labels of each image; the first value is the accuracy or its like."""
-    truth, probability = torch.stack([multi_hot(each, logits.shape[1]) for each in labels]), largest(logits, data.multi_label)
-    if data.multi_label:
+    truth, probability = torch.stack([multi_hot(each, logits.shape[1]) for each in labels]), largest(logits, multi_label)
+    if multi_label:
         score = {"mean_average_precision": _mean_average_precision(logits, truth)}
     else:
         score = {"accuracy": float(truth[torch.arange(len(truth)), logits.argmax(1)].mean())}
@@ -45,8 +44,9 @@ def scores(logits, labels, data):
     return {**score, "median_top1_probability": quantiles[2], "quantiles": quantiles, "n": len(logits)}
 
 
+@torch.inference_mode()
 def predicted(model, data):
-    """Logits [N, C] and the labels of all images of a data set."""
+    """Logits [N, C] and the labels of all images of a data set, or of a list of samples."""
     device = next(model.parameters()).device
     logits, labels = [], []
     for samples in DataLoader(data, 100, collate_fn=list):
@@ -66,21 +66,25 @@ def _mean_average_precision(scores, truth):
     return float(((precision * ranked).sum(0) / ranked.sum(0)).nanmean())
 
 
-@torch.inference_mode()
 def recognised(model, data, limit=500):
     """Accuracy (mean average precision for several labels) and median top-1 probability of masked images: {what is shown: (share, median)}.
 
     data: a data set from load_data, whose samples have masks; limit: its first so many images. The background alone still has the outline
     of the objects, which tells their shape.
     """
-    data, device = data[: whole_number("limit", limit)], next(model.parameters()).device
+    return _recognised(model, data[: whole_number("limit", limit)], data.multi_label)
+
+
+@torch.inference_mode()
+def _recognised(model, data, multi_label):
+    device = next(model.parameters()).device
     logits, labels = {shown: [] for shown in SHOWN}, []
     for samples in DataLoader(data, 100, collate_fn=list):
         x, m = (torch.stack(parts).to(device) for parts in zip(*((sample.image, (sample.mask >= 0).float()[None]) for sample in samples)))
         labels += [sample.labels for sample in samples]
         for shown, make in SHOWN.items():
             logits[shown].append(model(make(x, m)).cpu())
-    found = {shown: scores(torch.cat(parts), labels, data) for shown, parts in logits.items()}
+    found = {shown: scores(torch.cat(parts), labels, multi_label) for shown, parts in logits.items()}
     return {shown: (next(iter(one.values())), one["median_top1_probability"]) for shown, one in found.items()}
 
 
@@ -91,12 +95,13 @@ def measure_trainings(models, datasets, images=1000, masked_images=500):
     """
     measured, masked = [], []
     for name, data in datasets.items():
+        samples = list(data[: max(images, masked_images)])  # drawn once for all networks
         for model_name in models:
             for weights in trainings(model_name, name) or [name]:
                 model = load_model(model_name, weights=weights)
                 which = {"model": model_name, "data set": name, "seed": weights.removeprefix(name).removeprefix("-") or "0"}
-                measured.append(which | evaluate_model(model, data, images))
-                masked.append(which | {shown: share for shown, (share, _) in recognised(model, data, masked_images).items()})
+                measured.append(which | scores(*predicted(model, samples[:images]), data.multi_label))
+                masked.append(which | {shown: share for shown, (share, _) in _recognised(model, samples[:masked_images], data.multi_label).items()})
     return measured, masked
 
 
