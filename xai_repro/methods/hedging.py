@@ -1,0 +1,97 @@
+"""Gradient Hedging: positive and negative relevance are made equally large at every layer, and share by influence, not by contribution."""
+
+import torch
+
+from xai_repro.errors import unknown
+from xai_repro.network.layers import default_layer
+from xai_repro.network.propagate import relevance_from
+from xai_repro.network.rules import negative, positive, positive_part, Rules, z_box
+from xai_repro.numerics.algebra import ratio
+from xai_repro.registry import method
+
+PARTS = ("C", "A", "U", "Psi")
+SKIPS = ("branch", "proportional")
+BEFORE_ROUNDING = 1e-6  # of what all inputs would give: a denominator below is the rest of a subtraction
+
+
+def hedging(gamma, parts):
+    """The rule of one layer, for its input x, absolute weights |W| and parts C, A, U and Psi; see `gradient_hedging`."""
+
+    def rule(layer):
+        W, x = layer.W.abs(), positive(layer.x)
+        active = (layer.x > 0).to(x)
+        D_C, D_A = layer.of(torch.cat([x, active]), W).chunk(2)
+        everything = layer.of_ones(W)
+        D_U = everything - D_A
+        D_U = torch.where(D_U < BEFORE_ROUNDING * everything, 0, D_U)
+        pointwise = layer.linear or W.shape[-2:].numel() == 1  # only mixes channels: no evidence to weigh, nothing to shift
+        share = 1 if pointwise else gamma
+
+        def send(R):
+            P, N = hedged(R)
+            S = torch.cat([ratio(share * P + N, D_C), ratio(P, D_A), ratio(N, D_U)])
+            c, a, u = layer.back(S, W).chunk(3)
+            C = x * c
+            reached = (C != 0).to(C)
+            Psi = ratio(reached, total(reached)) * (not pointwise)
+            terms = {"C": C, "A": active * a, "U": (1 - active) * u, "Psi": -Psi}
+            return sum(terms[part] for part in parts)
+
+        return send
+
+    return rule
+
+
+def hedged(R):
+    """The positive and the negative part of relevance, each image's scaled to sum to 1 and to -1   [eq. 6]."""
+    P, N = positive(R), negative(R)
+    return ratio(P, total(P)), ratio(N, -total(N))
+
+
+def total(T):
+    """The sum over all but the first dimension, kept."""
+    return T.sum(tuple(range(1, T.dim())), keepdim=True)
+
+
+def gradient_activation(A, G):
+    """A_kij times the mean gradient of its channel, over the absolute value of its sum   [eq. 5]."""
+    R = A * G.mean((2, 3), keepdim=True)
+    return ratio(R, total(R).abs())
+
+
+def start_layer(model, x, layer):
+    """Where it begins: the features before the average pooling; of AlexNet, after the last max-pooling, as released."""
+    if layer is None and type(model).__name__ == "AlexNet" and type(model).__module__.startswith("torchvision."):
+        return "features"
+    return default_layer(model, x) if layer is None else layer
+
+
+@method("gradient-hedging", family="relevance", cite="gradient_hedging", needs="convolutions below a layer with maps, called from Python", signed=True)
+def gradient_hedging(model, x, y=None, *, gamma=1.0, parts="C A U Psi", skip="branch", layer=None):
+    """Evidence is what positive attributions are ahead of negative ones; everything else is driven below zero on its way to the image.
+
+    M_ij = sum_c R_cij; at the layer R = A_k mean(G_k) / |sum|; at each convolution below, with J(g, R) = g_i sum_j |W_ij| R_j / sum_i' g_i' |W_i'j|,
+    R_i = J(x+, gamma P + N) + J(1[x > 0], P) + J(1[x <= 0], N) - Psi_i, P = R+ / sum R+, N = R- / |sum R-|   [Gradient Hedging, eq. 5 to 13]
+
+    M [B,H,W], signed. Psi is 1 / n at the n neurons that the first term reaches. gamma: from 1 (the paper's figures and, it seems, table 1) to 2;
+    the sum of R is gamma - 2 below a convolution, except a 1x1, which has gamma = 1 and no Psi, and except where no inactive (or active) neuron
+    is there to take a part. parts: those of "C A U Psi" that count, as in table 2. skip: of a residual sum, "branch" gives all to the
+    convolutions, as released, "proportional" shares by positive parts. layer: where it begins, by default the last one that gives a map.
+    The images get relevance by z-box. BatchNorms are passed. Costs, of what lies below the layer: 3 forward passes, 3 backward passes.
+    Raises ValueError for a gamma below 0, UnknownName for a part or skip, NotApplicable where the network calls a function that has no rule.
+    *Deviation*: P and N are scaled to 1 and -1 (eq. 6 says to the sum of |G|, with which the paper's own sum of R would not hold), for each image by
+    itself. Relevance of what a DenseNet's blocks concatenate is kept where it is; the released code drops some. A 1x1 is told by its
+    area, not by its height.
+    """
+    if not gamma >= 0:
+        raise ValueError(f"gamma is {gamma!r}; a number from 1 to 2 is meant, at least 0")
+    chosen = parts.split()
+    for part in chosen:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    if not chosen:
+        raise ValueError(f"no part is left; possible: {', '.join(PARTS)}")
+    if skip not in SKIPS:
+        raise unknown("skip", skip, SKIPS)
+    rules = Rules(hedging(gamma, chosen), first=z_box, weight=positive_part, branch=skip == "branch", fold=False)
+    return relevance_from(model, x, y, rules, gradient_activation, start_layer(model, x, layer)).sum(1)

@@ -1,0 +1,262 @@
+"""Relevance, sent back through a network that is used as it is: one mechanism, whose rules are a table.
+
+Functions are caught where they are called, so functional, in-place and reused ones count like modules. The forward pass is the
+network's own. Backwards, autograd carries relevance in place of gradients: every step hands to its inputs what its rule says;
+autograd itself sums what comes back from the branches of a fork, slices what was concatenated, and gives the relevance of a
+maximum to where it was. What has no rule is refused by name.
+"""
+
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from xai_repro.errors import NotApplicable
+from xai_repro.network.borrow import borrowed, changes, freeze, hook, using
+from xai_repro.network.forward import evaluating, logits_of
+from xai_repro.network.layers import place
+from xai_repro.network.steps import activation, ACTIVATIONS, LAYERS, MOVING, reads, STEPS, vjp
+from xai_repro.network.target import resolve_target, target_logit
+from xai_repro.numerics.algebra import wide
+
+
+class Layer:
+    """A linear layer or convolution in one forward pass, as a rule sees it.
+
+    x: its input; W, b: weights and bias (None without one), those of a folded BatchNorm included; z = of(x, W) + b. linear, first, last:
+    whether it is no convolution, reads the images, gives the logits. gradient: of `Rules.score` at x, where there is one.
+    """
+
+    def __init__(self, W, b, options, first):
+        self.W, self.b, self.options, self.first, self.last = wide(W), None if b is None else wide(b), options, first, False
+        self.linear, self.kept, self.gradient, self.send = options is None, [None, None], None, None
+
+    x, z = property(lambda self: self.kept[0]), property(lambda self: self.kept[1])
+
+    def of(self, x, W):
+        """sum_i x_i W_ij, without bias, for other inputs and weights."""
+        return F.linear(x, W) if self.linear else F.conv2d(x, W, None, *self.options)
+
+    def of_ones(self, W):
+        """What `of` gives for an input of ones, [1,...]: as much as one channel of one image costs."""
+        if self.linear:
+            return W.sum(1)[None]
+        ones = torch.ones_like(self.x[:1, :1])
+        return F.conv2d(ones, W.sum(1, keepdim=True), None, *self.options[:3])
+
+    def back(self, S, W):
+        """sum_j S_j W_ij: the transpose of `of`; S may hold several stacked batches."""
+        if self.linear:
+            return S @ W
+        stride, padding, dilation, groups = self.options
+        like = self.x if len(self.x) == len(S) else self.x.new_empty(len(S), *self.x.shape[1:])
+        wanted = [True, False, False]
+        return torch.ops.aten.convolution_backward(S.contiguous(), like, W, None, stride, padding, dilation, False, [0, 0], groups, wanted)[0]
+
+    def forward(self, x):
+        return F.linear(x, self.W, self.b) if self.linear else F.conv2d(x, self.W, self.b, *self.options)
+
+    def fold(self, scale, shift, z):
+        """Take in a BatchNorm, scale z + shift channel by channel, which gave another z."""
+        self.W = self.W * scale.view(-1, *[1] * (self.W.dim() - 1))
+        self.b = shift if self.b is None else self.b * scale + shift
+        self.kept[1] = z
+
+
+class Propagation(TorchFunctionMode):
+    """While active, what is computed from tensors that ask for gradients gets a backward pass of relevance by some Rules.
+
+    layers: those met, in order. gradients: while true, the backward pass is that of gradients after all. off: nothing is caught any more.
+    """
+
+    def __init__(self, rules):
+        super().__init__()
+        self.rules, self.layers, self.gradients, self.off, self._held = rules, [], False, False, {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        given = [one for one in tree_leaves((args, kwargs)) if reads(one)]
+        if not given or self.off:
+            return function(*args, **kwargs)
+        name, inplace = _called(function, args, kwargs)
+        if inplace:
+            self._about_to_write(args[0])
+        inner = any(getattr(one, "behind_a_layer", False) for one in given)
+        if name in STEPS or name in ACTIVATIONS:
+            x, *rest = args if args else [kwargs.pop("input")]
+            step = STEPS.get(name) or activation(function)
+            made = step(self, x.clone() if inplace else x, *rest, **{key: value for key, value in kwargs.items() if key != "inplace"})
+            made = x.copy_(made) if inplace else made
+            inner = inner or name in LAYERS
+        else:
+            made = function(*args, **kwargs)
+            if name == "setitem" or name not in MOVING and any(map(reads, tree_leaves(made))):
+                raise NotApplicable(f"relevance has no rule for '{name}', which the network calls")
+        for one in tree_leaves(made):
+            if inner and isinstance(one, torch.Tensor):
+                one.behind_a_layer = True  # no longer the images, moved or scaled
+        return made
+
+    def step(self, function, rule, *inputs):
+        """function(*inputs), whose relevance R is handed to the inputs: rule(R, *inputs) -> [R at each input]."""
+        kept = [one.detach() for one in inputs]
+        self._hold(kept)
+        return _Step.apply(function, lambda R: vjp(function, kept, R) if self.gradients else rule(R, *kept), *inputs)
+
+    def layer(self, x, W, b, options):
+        """A layer's output, whose relevance is handed to x by the layer's rule, which is made when it is first needed."""
+        layer = Layer(W, b, options, first=not getattr(x, "behind_a_layer", False))
+
+        def forward(x):
+            z = layer.forward(wide(x))
+            layer.kept[:] = x, z.detach()  # not z itself, which will know this layer: a circle that nobody would clear away
+            return z
+
+        def back(R):
+            if self.gradients:
+                return vjp(layer.forward, [layer.x], R)
+            layer.send = layer.send or self.rules.of(layer)
+            return [layer.send(R)]
+
+        z = _Step.apply(forward, back, x)
+        self._hold(layer.kept)
+        self.layers.append(layer)
+        layer.input, z.layer = x, layer
+        return z
+
+    def tell_gradients(self, score):
+        """Give every layer the gradient of a score at its input."""
+        self.gradients = True
+        found = torch.autograd.grad(score.sum(), [layer.input for layer in self.layers], retain_graph=True)
+        self.gradients = False
+        for layer, gradient in zip(self.layers, found):
+            layer.gradient = gradient
+
+    def _hold(self, kept):
+        for index, tensor in enumerate(kept):
+            self._held.setdefault(tensor.untyped_storage().data_ptr(), []).append((kept, index))
+
+    def _about_to_write(self, tensor):
+        """Copy what is kept of a tensor that is written to."""
+        for kept, index in self._held.pop(tensor.untyped_storage().data_ptr(), []):
+            kept[index] = kept[index].clone()
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function, back, *inputs):
+        ctx.back = back
+        return function(*[one.detach() for one in inputs])
+
+    @staticmethod
+    def backward(ctx, R):
+        return None, None, *ctx.back(R)
+
+
+def _called(function, args, kwargs):
+    """The plain name of a function, and whether it writes to its first argument: relu_, relu(x, inplace=True), x += y."""
+    name = getattr(function, "__name__", "")
+    plain = name.strip("_")
+    if name.startswith(("__i", "__r")) and plain[1:] in STEPS:
+        return plain[1:], name.startswith("__i")
+    written = name.endswith("_") and not name.endswith("__") or kwargs.get("inplace") or plain in ACTIVATIONS and any(one is True for one in args[1:])
+    return plain, bool(written)
+
+
+# -- from the logits to the images, or to a layer; from a layer to the images -----------------------------------------------
+
+
+def relevance(model, x, y, rules, start, layer=None):
+    """R [B,C,H,W] at the images, or [B,K,h,w] at the output of a layer; and what is there, the images or that output.
+
+    start(logits [B,C], y [B]) -> R [B,C]: where relevance begins. layer: a name; None for the images. Several classes of each image,
+    y [B,N], give R [N,B,...]: what depends on the images alone is computed once. In float32 at least. Costs one forward pass and
+    what the rules cost above the layer.
+    Raises NotApplicable for a function that has no rule, UnknownName for a layer, ValueError for one that gives no maps.
+    """
+
+    def run():
+        with _caught(model, x, rules, images=layer is None) as (mode, leaf):
+            reached = [leaf]
+            if layer is not None:
+                reached = _at(model, layer, lambda output: None)
+            logits = wide(logits_of(model(leaf.clone()), len(x)))
+            _check(mode.layers, reached, layer)
+            mode.off, mode.layers[-1].last = True, True
+            each = [y] if y is None or y.dim() == 1 else list(y.T)
+            classes = [resolve_target(logits.detach(), one) for one in each]
+            if rules.score is not None:
+                mode.tell_gradients(rules.score(logits, classes[0]))
+            found = [torch.autograd.grad(logits, reached[0], start(logits.detach(), one), retain_graph=True)[0] for one in classes]
+            return (found[0] if y is None or y.dim() == 1 else torch.stack(found)), reached[0].detach()
+
+    return borrowed(model, run)
+
+
+def relevance_from(model, x, y, rules, start, layer):
+    """R [B,C,H,W] at the images, of relevance that begins at the output of a layer, above which nothing is caught.
+
+    start(A, G) -> R [B,K,h,w]: A the layer's output, G the gradient of the logit of class y there.
+    Raises the errors of `relevance`.
+    """
+
+    def run():
+        with _caught(model, x, rules) as (mode, leaf):
+            tops = []
+
+            def leave(output):
+                tops.append(output)
+                mode.off = True
+
+            reached = _at(model, layer, leave)
+            S = target_logit(wide(logits_of(model(leaf.clone()), len(x))), y)
+            _check(mode.layers, reached, layer)
+            (G,) = torch.autograd.grad(S.sum(), reached)
+            return torch.autograd.grad(tops, leaf, start(reached[0].detach(), G))[0]
+
+    return borrowed(model, run)
+
+
+@contextmanager
+def _caught(model, x, rules, images=True):
+    """The model, in eval mode and float32, under a Propagation: (mode, the images; images: whether relevance goes down to them)."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NotApplicable("the layers of a TorchScript model cannot be reached: explain the model that it was made from")
+    with evaluating(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False), changes():
+        freeze(model)
+        leaf = wide(x).detach().clone().requires_grad_(images)
+        with using(Propagation(rules)) as mode:
+            yield mode, leaf
+
+
+def _at(model, layer, function):
+    """Call function(output) at a layer, and go on with a copy from which a new graph begins: a list that will hold its leaf."""
+    where, reached, runs = place(model, layer), [], []
+
+    def end(module, args, output):
+        runs.append(1)
+        if len(runs) != (where.call or 0) + 1:
+            return None if where.call is not None else _twice(layer)
+        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+            got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            raise ValueError(f"layer '{where.name}' gives {got}; relevance stops at maps [B,K,h,w]")
+        function(output)
+        reached.append(output.detach().clone().requires_grad_())
+        reached[0].behind_a_layer = True
+        return reached[0].clone()  # which the next module may write to
+
+    hook(where.module, "forward", end)
+    return reached
+
+
+def _twice(layer):
+    raise ValueError(f"layer '{layer}' runs several times in one forward pass: say which, {layer}#0 for the first")
+
+
+def _check(layers, reached, layer):
+    if not reached:
+        raise ValueError(f"layer '{layer}' does not run in a forward pass, or not so often")
+    if not layers:
+        raise NotApplicable("relevance goes through linear layers and convolutions, and none is met on its way")
