@@ -5,6 +5,8 @@ PROFILE ?= mini
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+# glibc keeps the memory of large tensors, in place of asking for every page anew
+MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 UV := $(shell command -v uv 2>/dev/null)
 PYTHON ?= python3
 
@@ -36,10 +38,10 @@ book: env  ## run the notebooks that are not current and build the site
 	@$(BIN)/xai-repro book --profile $(PROFILE)
 
 test: env  ## all tests, the re-run of executed notebooks among them
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: env  ## the tests that take seconds
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	@$(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lock:  ## choose the newest allowed versions again (needs uv)
 	@uv pip compile --quiet --all-extras --universal --python-version 3.11 --generate-hashes pyproject.toml -o requirements.lock

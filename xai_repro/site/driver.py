@@ -20,6 +20,9 @@ from xai_repro.store import progress
 from xai_repro.store.files import path_of, writable
 from xai_repro.study.profiles import profile as settings
 
+# Large tensors come and go by the thousand. glibc would give the memory of each back to the system and ask for it again, page by page,
+# which took half of the time of some notebooks; so it keeps what it has.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
 _SOURCES = ("*.py", "*.toml", "published/*.csv", "models/weights/*")
 _NOT_COMPUTING = ("site/*", "cli.py", "doctor.py", "store/fetch.py", "store/progress.py")
@@ -87,7 +90,7 @@ def select(names=None, folder="notebooks"):
 def _environment(jobs, sockets):
     """What the processes of the notebooks find in their environment: their share of the cores, a place for sockets."""
     threads = str(max(1, _cores() // jobs))
-    shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | KEEP_MEMORY
     return shared | os.environ | {"JUPYTER_RUNTIME_DIR": str(sockets), "JUPYTER_PLATFORM_DIRS": "1"}
 
 
