@@ -50,7 +50,7 @@ def by_hand(made, R, gamma, parts=PARTS):
 
         on = (x[b].flatten() > 0).astype(float)
         C = J(x[b].flatten(), gamma * P + N)
-        terms = {"C": C, "A": J(on, P), "U": J(1 - on, N), "Psi": -(C != 0) / (C != 0).sum() * (made.W.shape[-1] > 1)}
+        terms = {"C": C, "A": J(on, P), "U": J(1 - on, N), "Psi": -1.0 * (C != 0) / (C != 0).sum() * (made.W.shape[-1] > 1)}
         found[b] = torch.as_tensor(sum(terms[part] for part in parts)).view_as(found[b])
     return found
 
@@ -167,9 +167,9 @@ def test_a_batchnorm_makes_no_difference():
     before = xr.explain(model, images(), Y, "gradient-hedging")
     flipped = seeded(Residual)
     with torch.no_grad():
-        flipped.bn1.weight *= -1
-        flipped.conv1.weight *= -1
-        flipped.bn1.running_mean *= -1
+        block = flipped.layer1[0]
+        for changed in (block.bn2.weight, block.conv2.weight, block.bn2.running_mean):
+            changed *= -1
     torch.testing.assert_close(flipped(images()), model(images()))
     torch.testing.assert_close(xr.explain(flipped, images(), Y, "gradient-hedging"), before)
 
@@ -183,7 +183,7 @@ def test_of_a_sum_the_convolutions_get_all_or_a_share():
 def test_what_is_refused():
     model = seeded(VGGLike)
     for hyper, kind, said in (
-        ({"gamma": -1.0}, ValueError, "gamma is -1.0"), ({"parts": "C B"}, UnknownName, "part 'B'"), ({"parts": " "}, ValueError, "no part"),
+        ({"gamma": -1.0}, ValueError, "is -1.0"), ({"parts": "C B"}, UnknownName, "part 'B'"), ({"parts": " "}, ValueError, "no part"),
         ({"skip": "half"}, UnknownName, "skip 'half'"),
     ):  # fmt: skip
         with pytest.raises(kind, match=said):

@@ -68,10 +68,10 @@ def _others(logits):
     return logits.shape[1] - 1
 
 
-def summed(model, x, y, which, start, layer):
-    """sum_c R_cij [B,H,W], upsampled where it is that of a layer."""
-    R, _ = relevance(model, x, y, which, start, layer)
-    return R.sum(1) if layer is None else upsample(R.sum(1), x.shape[-2:])
+def summed(model, x, y, which, start, layer, least=-torch.inf):
+    """sum_c R_cij [B,H,W], at least as much as given, upsampled where it is that of a layer."""
+    M = relevance(model, x, y, which, start, layer)[0].sum(1).clamp(min=least)
+    return M if layer is None else upsample(M, x.shape[-2:])
 
 
 # -- methods -----------------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def clrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
     errors are those of `lrp`; NotApplicable for a model of one logit.
     *Deviation*: the released code begins the contrast with the absolute values of all other logits.
     """
-    return summed(model, x, y, table(rule, first), against_all, layer).clamp(min=0)
+    return summed(model, x, y, table(rule, first), against_all, layer, least=0)
 
 
 @method("sglrp", family="relevance", cite="iwana2019sglrp", needs=NEEDS + "; several classes", signed=True)
@@ -154,7 +154,7 @@ def contrastive_excitation_backprop(model, x, y=None, *, layer=None):
     M [B,H,W] >= 0. The class's weights with the other sign are the dual of the class. Parameters, costs and errors are those of
     `excitation-backprop`.
     """
-    return summed(model, x, y, CONTRAST, one_hot, middle(model, x, layer)).clamp(min=0)
+    return summed(model, x, y, CONTRAST, one_hot, middle(model, x, layer), least=0)
 
 
 RELEVANCE_CAM = Rules(rules.alpha1beta0, weight=contribution, fold=False)
