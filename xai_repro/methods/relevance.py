@@ -100,8 +100,8 @@ def clrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
 
     M_ij = max(0, sum_c R_cij), R as in `lrp` from 1 at the class and -1/(N-1) at the N - 1 others   [Gu et al. 2018, section 3.2, CLRP1]
 
-    M [B,H,W] >= 0. Rules are linear in R: one signed pass is the difference of the two, which have the same sum. Parameters, costs and
-    errors are those of `lrp`; NotApplicable for a model of one logit.
+    M [B,H,W] >= 0. Rules are linear in R: one signed pass is the difference of the two, which have the same sum. rule, first,
+    layer, costs and errors are those of `lrp`; NotApplicable for a model of one logit.
     *Deviation*: the released code begins the contrast with the absolute values of all other logits.
     """
     return summed(model, x, y, table(rule, first), against_all, layer, least=0)
@@ -113,7 +113,7 @@ def sglrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
 
     M_ij = sum_c R_cij, R as in `lrp` from 1 at the class t and -p_n / (1 - p_t) at the others n   [Iwana et al. 2019, eq. 10]
 
-    M [B,H,W], signed, sums to 0. Parameters, costs and errors are those of `clrp`.
+    M [B,H,W], signed, sums to 0. rule, first, layer, costs and errors are those of `clrp`.
     *Deviation*: the paper begins with dp_t/dz_n, p_t (1 - p_t) times as much, which is 0 in float32 where the network is sure.
     """
     return summed(model, x, y, table(rule, first), softmax_gradient, layer)
@@ -151,7 +151,7 @@ def contrastive_excitation_backprop(model, x, y=None, *, layer=None):
 
     M_ij = max(0, sum_c R_cij), R as in `excitation-backprop`, at the last layer through w+ less through (-w)+   [Zhang et al. 2018, eq. 7]
 
-    M [B,H,W] >= 0. The class's weights with the other sign are the dual of the class. Parameters, costs and errors are those of
+    M [B,H,W] >= 0. The class's weights with the other sign are the dual of the class. layer, costs and errors are those of
     `excitation-backprop`.
     """
     return summed(model, x, y, CONTRAST, one_hot, middle(model, x, layer), least=0)

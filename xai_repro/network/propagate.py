@@ -181,7 +181,7 @@ def relevance(model, x, y, rules, start, layer=None):
         with _caught(model, x, rules, images=layer is None) as (mode, leaf):
             reached = [leaf]
             if layer is not None:
-                reached = _at(model, layer, lambda output: None)
+                reached = _at(model, layer, lambda output: wide(output).dtype)
             logits = wide(logits_of(model(leaf.clone()), len(x)))
             _check(mode.layers, reached, layer)
             mode.off, mode.layers[-1].last = True, True
@@ -209,6 +209,7 @@ def relevance_from(model, x, y, rules, start, layer):
             def leave(output):
                 tops.append(output)
                 mode.off = True
+                return x.dtype  # as the rest of the network has it
 
             reached = _at(model, layer, leave)
             S = target_logit(wide(logits_of(model(leaf.clone()), len(x))), y)
@@ -221,18 +222,18 @@ def relevance_from(model, x, y, rules, start, layer):
 
 @contextmanager
 def _caught(model, x, rules, images=True):
-    """The model, in eval mode and float32, under a Propagation: (mode, the images; images: whether relevance goes down to them)."""
+    """The model, in eval mode, under a Propagation: (mode, the images; images: whether relevance goes down to them). What is caught is in float32."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise NotApplicable("the layers of a TorchScript model cannot be reached: explain the model that it was made from")
     with evaluating(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False), changes():
         freeze(model)
-        leaf = wide(x).detach().clone().requires_grad_(images)
+        leaf = (wide(x) if images else x).detach().clone().requires_grad_(images)
         with using(Propagation(rules)) as mode:
             yield mode, leaf
 
 
 def _at(model, layer, function):
-    """Call function(output) at a layer, and go on with a copy from which a new graph begins: a list that will hold its leaf."""
+    """At a layer, go on with a copy of its output, of type function(output), from which a new graph begins: a list that will hold its leaf."""
     where, reached, runs = place(model, layer), [], []
 
     def end(module, args, output):
@@ -242,10 +243,10 @@ def _at(model, layer, function):
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
             got = list(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(f"layer '{where.name}' gives {got}; relevance stops at maps [B,K,h,w]")
-        function(output)
-        reached.append(output.detach().clone().requires_grad_())
+        dtype = function(output)
+        reached.append(wide(output).detach().clone().requires_grad_())
         reached[0].behind_a_layer = True
-        return reached[0].clone()  # which the next module may write to
+        return reached[0].clone().to(dtype)  # which the next module may write to
 
     hook(where.module, "forward", end)
     return reached
