@@ -1,5 +1,8 @@
 """The engine of relevance: known answers, conservation, what it refuses, and what it leaves alone."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -281,6 +284,28 @@ def test_the_model_is_as_it_was(build):
         relevance_of(model, Rules(lambda layer: lambda R: 1 / 0))
     assert state(model) == before
     torch.testing.assert_close(model.eval()(images()), logits)
+
+
+@pytest.mark.parametrize("build", [VGGLike, Residual])
+def test_nothing_is_kept(build):
+    """What a pass has made is gone with it, without a garbage collector, which cannot see circles through autograd."""
+    made, model = weakref.WeakSet(), seeded(build)
+
+    def rule(layer):
+        made.add(layer)
+        return rules.epsilon(layer)
+
+    gc.disable()
+    try:
+        for which in (Rules(rule), Rules(rule, score=lambda logits, y: logits.gather(1, y[:, None])[:, 0])):
+            relevance_of(model, which)
+            relevance_of(model, which, layer=next(name for name, module in model.named_modules() if isinstance(module, nn.ReLU)) + "#0")
+            relevance_from(model, images(), Y, which, lambda A, G: A * G, "features.4" if build is VGGLike else "layer1")
+            with pytest.raises(ZeroDivisionError):
+                relevance_of(model, which, start=lambda logits, y: 1 / 0)
+    finally:
+        assert not len(made)
+        gc.enable()
 
 
 def test_writing_in_place_changes_nothing():

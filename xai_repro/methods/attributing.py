@@ -108,16 +108,16 @@ RSP = Rules(sectional, first=z_box, weight=positive_part, fold=False)
 
 
 def by_its_maximum(A, G):
-    """A_kij times the mean gradient of its channel, over the maximum."""
+    """A_kij times the mean gradient of its channel, over the greatest absolute value (the paper's greatest may be negative)."""
     R = A * G.mean((2, 3), keepdim=True)
-    return ratio(R, R.amax((1, 2, 3), keepdim=True))
+    return ratio(R, R.abs().amax((1, 2, 3), keepdim=True))
 
 
 @method("rsp", family="relevance", cite="nam2021rsp", needs="convolutions below a layer with maps, called from Python", signed=True)
 def rsp(model, x, y=None, *, layer=None):
     """Relevance of the target and of what is hostile to it go down the network apart, each to the neurons that are active where it is.
 
-    M_ij = sum_c R_cij; at the layer R = A_k mean(G_k) / max; below, R_i = 2 (J(x, G+, R+) - J(x, G-, |R-|)) - Psi_i, J as in `gradient-hedging`
+    M_ij = sum_c R_cij; at the layer R = A_k mean(G_k) / max |.|; below, R_i = 2 (J(x, G+, R+) - J(x, G-, |R-|)) - Psi_i, J as in `gradient-hedging`
     with G+_ij = sum over places of x_i R+_j in place of |W_ij|, Psi_i sharing sum R evenly   [Nam et al. 2021, eq. 6 to 9; released code]
 
     M [B,H,W], signed, sums to what it begins with. A 1x1 convolution has neither the 2 nor Psi. layer: where it begins, by default

@@ -73,7 +73,8 @@ class Propagation(TorchFunctionMode):
 
     def __init__(self, rules):
         super().__init__()
-        self.rules, self.layers, self.gradients, self.off, self._held = rules, [], False, False, {}
+        self.rules, self.layers, self.gradients, self.off = rules, [], False, False
+        self._inputs, self._held = [], {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -123,16 +124,24 @@ class Propagation(TorchFunctionMode):
         z = _Step.apply(forward, back, x)
         self._hold(layer.kept)
         self.layers.append(layer)
-        layer.input, z.layer = x, layer
+        self._inputs.append(x)
+        z.layer = layer
         return z
 
     def tell_gradients(self, score):
         """Give every layer the gradient of a score at its input."""
         self.gradients = True
-        found = torch.autograd.grad(score.sum(), [layer.input for layer in self.layers], retain_graph=True)
+        found = torch.autograd.grad(score.sum(), self._inputs, retain_graph=True)
         self.gradients = False
         for layer, gradient in zip(self.layers, found):
             layer.gradient = gradient
+
+    def forget(self):
+        """Let go of the graph, whose steps know this mode: a circle through autograd, which no garbage collector sees."""
+        for layer in self.layers:
+            layer.send = None  # which knows its layer
+        for kept in (self.layers, self._inputs, self._held):
+            kept.clear()
 
     def _hold(self, kept):
         for index, tensor in enumerate(kept):
@@ -228,8 +237,12 @@ def _caught(model, x, rules, images=True):
     with evaluating(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False), changes():
         freeze(model)
         leaf = (wide(x) if images else x).detach().clone().requires_grad_(images)
-        with using(Propagation(rules)) as mode:
-            yield mode, leaf
+        mode = Propagation(rules)
+        try:
+            with using(mode):
+                yield mode, leaf
+        finally:
+            mode.forget()
 
 
 def _at(model, layer, function):
