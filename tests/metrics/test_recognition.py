@@ -9,7 +9,7 @@ from toys import SIZE, VGGLike, flops, images, seeded
 from torch import nn
 
 from xai_repro.errors import UnknownName
-from xai_repro.metrics.curves import blur
+from xai_repro.metrics.curves import blur, KERNEL
 from xai_repro.metrics.recognition import counts_of, gaussian, recognised, REMOVED
 
 F64 = torch.float64
@@ -72,25 +72,25 @@ def test_insertion_by_hand():
     assert value("morf-insertion", x, maps, **options | {"steps": 1}) == 0
     assert value("morf-insertion", x, maps, **options | {"share": 0.0}) == 1  # nothing is shown
     constant = [value("morf-insertion", x, row(c, c, c, c), **options) for c in (0.0, -1.0)]
-    assert constant == [3 / 4, 3 / 4]  # reading order: 2, 1, -1, -2
-    assert value("morf-insertion", x, row(-0.0, 0.0, -0.0, 0.0), **options) == 3 / 4
+    assert constant == [2 / 4, 2 / 4]  # reading order: 2, 1, -1, -2; backwards: -1, -3, -4, -2
+    assert value("morf-insertion", x, row(-0.0, 0.0, -0.0, 0.0), **options) == 2 / 4
 
 
 def test_perturbation_by_hand():
-    """Removed in this order, what is left adds up to 1, 2, 3 and 0."""
-    x, maps = photo(3, -1, -1, 1), row(0.9, 0.2, 0.5, -3)
-    options = {"steps": 4, "share": 1.0}
-    assert value("lerf-perturbation", x - 0.5, maps, steps=4, share=0.75) == 1
-    assert value("lerf-perturbation", photo(3, -2, -1, 1), maps, **options) == 3 / 4  # 0, 2, 3, 0: ties are won, and 1 - 1 = 0 wins
-    assert value("lerf-perturbation", photo(3, -4, 1, 2), maps, **options) == 3 / 4  # 2 at first; 0, 4, 3, 0
-    assert value("lerf-perturbation", photo(3, -3, -1, 2), maps, **options) == 3 / 4  # 1 at first; -1, 2, 3, 0
-    assert value("lerf-perturbation", photo(-3, 3, -1, 2), maps, **options) == 1 / 4  # 1 at first; -1, -4, -3, 0
-    assert value("lerf-perturbation", photo(-3, 3, -1, 2), maps, report="last", **options) == 1
-    assert value("lerf-perturbation", photo(-3, 3, -1, 2), maps, steps=3, share=0.75) == 0
-    assert value("lerf-perturbation", photo(-3, 3, -1, 2), maps, steps=3, share=0.75, report="last") == 0
-    assert value("lerf-perturbation", x, maps, share=0.0) == 1  # nothing is removed
+    """The last pixel goes first, then the second, the third, the first; beside each case what is left adds up to."""
+    maps = row(0.9, 0.2, 0.5, -3)
+
+    def left(*pixels, y=0, maps=maps, steps=4, share=1.0, report="mean"):
+        return value("lerf-perturbation", photo(*pixels), maps, y, steps=steps, share=share, report=report)
+
+    assert left(3, -2, -1, 1) == 1  # 1: 0, 2, 3, 0; a tie is won
+    assert left(3, -3, -1, 2) == 3 / 4  # 1: -1, 2, 3, 0
+    assert left(-3, 3, -1, 2) == 1 / 4 and left(-3, 3, -1, 2, report="last") == 1  # 1: -1, -4, -3, 0
+    assert left(-3, 3, -1, 2, steps=3, share=0.75) == left(-3, 3, -1, 2, steps=3, share=0.75, report="last") == 0
+    assert left(3, -3, -1, 0, y=1) == 1 / 4 and left(3, -3, -1, 0, y=1, report="last") == 0  # -1: -1, 2, 3, 0
+    assert left(3, -3, -1, 2, share=0.0) == 1  # nothing is removed
     for constant in (row(1, 1, 1, 1), row(0.0, -0.0, 0.0, -0.0)):
-        assert value("lerf-perturbation", photo(1, 2, -2, 1), constant, steps=4, share=1.0) == 2 / 4  # reading order: 1, -1, 1, 0; the last is a tie
+        assert left(1, 2, -2, 1, maps=constant) == 3 / 4  # in reading order: 1, -1, 1, 0; backwards: 1, 3, 1, 0
 
 
 def test_a_class_that_is_not_recognised_at_first_is_not_judged():
@@ -195,7 +195,7 @@ def test_only_the_order_of_the_map_counts_and_its_sign_does():
 
 
 def test_the_blur():
-    assert gaussian(11, 5.0).tolist() == pytest.approx(__import__("xai_repro.metrics.curves").metrics.curves.KERNEL.tolist())
+    assert gaussian(11, 5.0).tolist() == pytest.approx(KERNEL.tolist())
     x, maps, watch = images(1), signed(1), Watch()
     xr.score("morf-insertion", watch, x, 0, maps, share=0.0, steps=1)
     torch.testing.assert_close(watch.seen[-1], blur(x))
