@@ -19,11 +19,12 @@ def pointing_energy(model, x, y, maps, truth, *, energy="count", range="all"):
     [CLAM, section 4.3.1, tables 1 and 3; tau_E: eq. 6]
 
     In [0,1] per image; NaN for a map without positive values or an image without a box. Several boxes count as their union. A constant
-    map has the boxes' share of the image. energy: what tau_E keeps at least a share E of. "count": of the positive pixels, as in eq. 6; "mass":
-    of the sum of positive relevance; "quantile": of all pixels of the map, as in the released code. tau_E is the highest value that does; pixels that
-    equal it are kept. range: "all" E, "lower" (up to .5) or "higher" (above), as in table 3. Raises UnknownName for anything else.
-    *Deviation*: with "quantile" tau_E is the (1-E)-quantile, so that every E beyond the share of positive pixels keeps the same; the
-    released code counts a map without positive values as 0.
+    map has the boxes' share of the image. tau_E is the highest value that keeps a share E of what `energy` names, at least; equal
+    pixels are kept together. energy: "count", the positive pixels, as in eq. 6; "mass", the sum of positive relevance; "quantile",
+    all pixels of the map, as in the released code. range: "all" E, "lower" (up to .5) or "higher" (above), as in table 3. Raises
+    UnknownName for anything else.
+    *Deviation*: the released code counts a map without positive values as 0. Its tau_E is the (1-E)-quantile of all pixels, so that
+    every E beyond the share of positive pixels keeps the same ones, which eq. 6 does not say.
     """
     for kind, given, possible in (("energy", energy, ENERGIES), ("range", range, RANGES)):
         if given not in possible:

@@ -34,10 +34,11 @@ def segmentation_ap(model, x, y, maps, truth, *, reading="ranking"):
 
     (1/|in|) sum_{ij in} |{in : M >= M_ij}| / |{M >= M_ij}|   [Gradient Hedging, table 3]
 
-    In [0,1] per image; NaN for an image without the object. A map that is the same everywhere has the object's share of the image: say it beside the
-    numbers. reading: "ranking", M with its sign; "binary", the same of 1[M > 0], one set of pixels in place of a ranking; "two-channel", the
-    average precision of the scores 1[M > 0] for the object and 1[M <= 0] for the background, both counted together, which is
-    a^2 + (1 - a) / 2 for a share a of pixels told rightly, M less its mean where no M_ij is negative. Raises UnknownName for another reading.
+    In [0,1] per image; NaN for an image without the object. A map that is the same everywhere has the object's share of the image: say
+    it beside the numbers. reading: what is ranked. "ranking": M with its sign. "binary": 1[M > 0], a set of pixels and the rest.
+    "two-channel": the scores 1[M > 0] for the object and 1[M <= 0] for the background in one list; where a is the share of pixels
+    that are told rightly this is a^2 + (1 - a) / 2. There M is less its mean if no M_ij is negative. Raises UnknownName for
+    another reading.
     *Deviation*: the paper says "mean average precision" and no more. The script released with AGF, whose numbers it compares
     with, has "two-channel", which never gives less than .4375; the paper prints .353, so that it cannot have used it.
     """
@@ -62,8 +63,8 @@ def iou(model, x, y, maps, truth, *, deviations=1.0):
 
     In [0,1] per image, 0 for a constant map; NaN for an image without the object. M with its sign; M and c M + e with c > 0 have
     the same value. deviations: d. s divides by HW.
-    *Deviation*: the released code adds 1e-6 to both numbers of pixels, and takes every value but 0 as the object for LRP and CLAM; here all maps
-    are cut in the same way.
+    *Deviation*: the released code adds 1e-6 to both numbers of pixels, and for LRP and CLAM takes every value but 0 as S; here all
+    maps are cut in the same way.
     """
     in_range(model, x, y)
     M, truth = exact(maps).flatten(1), truth.cpu().flatten(1)
