@@ -70,6 +70,12 @@ def test_by_hand():
     assert energy(maps, truth).item() == energy(maps, truth, energy="count", range="all").item()
 
 
+def test_sums_of_relevance_that_are_equal_by_algebra_or_too_small_to_add():
+    first = row(True, kind=torch.bool)
+    assert energy(row(0.9, 0.2, 0.1), first, energy="mass").item() == pytest.approx((15 * 1 + 3 / 2 + 2 / 3) / 20)  # .9 is .75 of 1.2
+    assert energy(row(1.0, 1e-20), first, energy="mass").item() == pytest.approx((19 * 1 + 1 / 2) / 20)
+
+
 def test_the_quantile_keeps_what_is_not_below_it():
     values = torch.arange(1.0, 257, dtype=F64)[torch.randperm(256, generator=torch.Generator().manual_seed(0))].view(1, 16, 16)
     kept = [257 - math.ceil(1 + (1 - t / 20) * 255 - 1e-9) for t in range(1, 21)]
