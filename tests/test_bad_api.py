@@ -139,6 +139,10 @@ SCORES = [
         ("insertion", "baseline", "grey", ValueError, "'grey'", "blur, zero"), ("insertion", "baseline", None, ValueError, "None"), ("deletion", "chunk", 0, ValueError, "at least 1"),
         ("pointing-game", "tolerance", -1.0, ValueError, "negative"), ("pointing-game", "tolerance", "15 px", ValueError, "'15 px'"), ("pointing-game", "tolerance", NAN, ValueError, "finite"),
         ("average-drop", "steps", 3, UnknownName, "possible: none"), ("pointing-game", "tolerence", 0.1, UnknownName, "did you mean 'tolerance'"), ("proportion", "truth_", 1, UnknownName, "possible: none"),
+        ("morf-insertion", "canvas", "zero", UnknownName, "'zero'", "blur, mean"), ("morf-insertion", "kernel", 10, ValueError, "10", "odd"), ("morf-insertion", "sigma", 0.0, ValueError, "0.0", "more than 0"),
+        ("morf-insertion", "share", 20.0, ValueError, "20.0", "from 0 to 1"), ("lerf-perturbation", "report", "area", UnknownName, "'area'", "mean, last"), ("lerf-perturbation", "steps", 0, ValueError, "at least 1"),
+        ("pointing-energy", "energy", 0.5, ValueError, "0.5", "'count'"), ("pointing-energy", "range", "0.05", UnknownName, "all, lower, higher"), ("segmentation-ap", "reading", "agf", UnknownName, "'agf'", "two-channel"),
+        ("outside-inside-ratio", "positive", 1, ValueError, "true or false"), ("iou", "deviations", NAN, ValueError, "finite"), ("iou", "deviations", -1, ValueError, "negative"),
     ]),
     *((f"sanity: {name}={value!r}", lambda name=name, value=value: score("sanity-cascading", **{"method": "gradient"} | {name: value}), kind, *said) for name, value, kind, *said in [
         ("similarity", "pearson", UnknownName, "similarity 'pearson'", "spearman"), ("similarity", None, ValueError, "similarity"), ("method", "grad-camm", UnknownName, "did you mean 'grad-cam'"), ("method", None, ValueError, "method"),

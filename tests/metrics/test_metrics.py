@@ -243,5 +243,6 @@ def test_directions():
         "increase-in-confidence": True, "average-drop": False, "average-drop-in-deletion": True, "insertion": True, "deletion": False,
         "overall": True, "proportion": True, "pointing-game": True, "pointing-energy": True, "positive-ratio": False,
         "iou": True, "confidence-gain": True, "segmentation-ap": True, "outside-inside-ratio": False,
+        "morf-insertion": True, "lerf-perturbation": True,
     }  # fmt: skip
     assert {name: higher[name] for name in higher if name in stated} == {name: stated[name] for name in higher if name in stated}

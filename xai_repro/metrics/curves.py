@@ -83,8 +83,13 @@ def area(curve):
     return torch.trapezoid(curve) / (curve.shape[1] - 1)
 
 
-def replacing(model, old, new, y, maps, counts, chunk=None):
-    """p_y [B,T] of the images old whose counts[t] most salient pixels are taken from new."""
+def class_probability(model, logits, y):
+    """p_y [B] of logits [B,C]."""
+    return of_class(probabilities(model, logits), y)
+
+
+def replacing(model, old, new, y, maps, counts, chunk=None, read=class_probability):
+    """What `read` makes of the logits, p_y [B,T], for the images old whose counts[t] most salient pixels are taken from new."""
     rank = ranks(maps)
 
     def points(rows):
@@ -92,7 +97,7 @@ def replacing(model, old, new, y, maps, counts, chunk=None):
         b, t = row // len(counts), row % len(counts)
         replaced = rank[b] < counts[t, None, None]
         images = torch.where(replaced[:, None], new[b], old[b])
-        return of_class(probabilities(model, predict(model, images, len(b))), y[b])
+        return read(model, predict(model, images, len(b)), y[b])
 
     return in_chunks(points, len(old) * len(counts), default_chunk(old) if chunk is None else chunk).view(len(old), -1)
 
@@ -111,11 +116,12 @@ def pixel_counts(x, steps):
     return (2 * pixels * torch.arange(steps, device=x.device) + width) // (2 * width)
 
 
-def blur(x):
-    """The images as insertion starts from them in RISE: every colour blurred by KERNEL in both directions, zeros around it."""
-    kernel = torch.as_tensor(KERNEL).to(x).view(1, 1, -1, 1)
-    rows = F.conv2d(x.flatten(0, 1)[:, None], kernel, padding=(5, 0))
-    return F.conv2d(rows, kernel.mT, padding=(0, 5)).view_as(x)
+def blur(x, kernel=KERNEL):
+    """The images as insertion starts from them in RISE: every colour blurred by a kernel of odd length in both directions, zeros around it."""
+    kernel = torch.as_tensor(kernel).to(x).view(1, 1, -1, 1)
+    half = kernel.shape[2] // 2
+    rows = F.conv2d(x.flatten(0, 1)[:, None], kernel, padding=(half, 0))
+    return F.conv2d(rows, kernel.mT, padding=(0, half)).view_as(x)
 
 
 BASELINES = {"blur": blur, "zero": torch.zeros_like}

@@ -26,3 +26,8 @@ def normalize(maps):
 def wide(tensor):
     """The tensor in float32 where it is of half precision."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def exact(tensor):
+    """The tensor in float64 on the CPU: a GPU may have no float64, and adds in another order."""
+    return tensor.detach().cpu().double()
