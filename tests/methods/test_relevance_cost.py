@@ -56,14 +56,19 @@ def images(size=96):
 
 
 def trained_like(name):
-    """Random weights, BatchNorms with statistics that do something."""
+    """Random weights, BatchNorms with statistics that do something, logits of a usual size (AGF begins with a probability's gradient)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1), module.running_var.uniform_(0.5, 1.5), module.bias.data.normal_(0, 0.1), module.weight.data.uniform_(0.5, 1.5)
-    return model.eval()
+        model.eval()
+        with torch.no_grad():
+            last, logits = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1], model(images(128))
+            last.weight /= logits.std()
+            last.bias /= logits.std()
+    return model
 
 
 def test_zennit_says_the_same_of_vgg16():
