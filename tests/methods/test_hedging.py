@@ -131,10 +131,15 @@ def test_one_sign_only_is_no_division_by_zero(sign):
 
 def test_the_rest_of_a_subtraction_is_no_denominator():
     """In float32, all inputs active: what is left of 1 - 1 must not stand for an inactive neuron."""
-    made = layer(zeros=0.0, dtype=torch.float32)
-    made.kept[0] += 0.1
-    found = hedging(1.0, ["U"])(made)(random_relevance(made))
-    assert (found == 0).all()
+    generator = torch.Generator().manual_seed(0)
+    x, W = torch.rand(2, 96, 6, 6, generator=generator) + 0.1, torch.randn(8, 96, 3, 3, generator=generator)
+    made = Layer(W, None, ([1, 1], [1, 1], [1, 1], 1), False)
+    made.kept = [x, made.of(x, W)]
+    rest = made.of_ones(W.abs()) - made.of(torch.ones_like(x), W.abs())
+    assert (rest > 0).any() and (rest < 1e-3).all(), "nothing is left, so that nothing is tested"
+    assert (hedging(1.0, ["U"])(made)(random_relevance(made)) == 0).all()
+    made.kept[0] = torch.where(x > 1, 0, x)
+    assert (hedging(1.0, ["U"])(made)(random_relevance(made)) != 0).any()
 
 
 def test_where_it_begins():

@@ -216,6 +216,14 @@ def test_a_folded_batchnorm_is_a_convolution():
         torch.testing.assert_close(relevance_of(model, which, x), relevance_of(fused, which, x), rtol=1e-6, atol=1e-9)
 
 
+def test_a_convolution_with_a_bias_is_folded_with_it():
+    """The rule gamma looks at biases: those of the convolution, scaled and shifted."""
+    model, fused = (seeded(lambda: Net(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)))) for _ in range(2))
+    fused.middle = torch.nn.utils.fusion.fuse_conv_bn_eval(fused.middle[0], fused.middle[1])
+    for rule in (rules.gamma, rules.zero):
+        torch.testing.assert_close(relevance_of(model, Rules(rule)), relevance_of(fused, Rules(rule)), rtol=1e-7, atol=1e-10)
+
+
 def test_a_positive_scale_cancels_and_a_negative_one_does_not():
     """Numerators and denominators of z+ have it alike; with a negative one positive and negative weights change places."""
     model, passing = seeded(Residual), Rules(rules.alpha1beta0, first=rules.z_box, fold=False)
