@@ -11,7 +11,6 @@ from xai_repro.registry import method
 
 PARTS = ("C", "A", "U", "Psi")
 SKIPS = ("branch", "proportional")
-BEFORE_ROUNDING = 1e-6  # of what all inputs would give: a denominator below is the rest of a subtraction
 
 
 def hedging(gamma, parts):
@@ -19,11 +18,9 @@ def hedging(gamma, parts):
 
     def rule(layer):
         W, x = layer.W.abs(), positive(layer.x)
-        active = (layer.x > 0).to(x)
-        D_C, D_A = layer.of(torch.cat([x, active]), W).chunk(2)
-        everything = layer.of_ones(W)
-        D_U = everything - D_A
-        D_U = torch.where(D_U < BEFORE_ROUNDING * everything, 0, D_U)
+        active = layer.x > 0
+        D_C, D_A = layer.of(torch.cat([x, active.to(x)]), W).chunk(2)
+        D_U = layer.of_ones(W) - D_A  # where every input is active it is rounding, and nobody is there to take what is divided by it
         pointwise = layer.linear or W.shape[-2:].numel() == 1  # only mixes channels: no evidence to weigh, nothing to shift
         share = 1 if pointwise else gamma
 
@@ -34,7 +31,7 @@ def hedging(gamma, parts):
             C = x * c
             reached = (C != 0).to(C)
             Psi = ratio(reached, total(reached)) * (not pointwise)
-            terms = {"C": C, "A": active * a, "U": (1 - active) * u, "Psi": -Psi}
+            terms = {"C": C, "A": torch.where(active, a, 0), "U": torch.where(active, 0, u), "Psi": -Psi}
             return sum(terms[part] for part in parts)
 
         return send
