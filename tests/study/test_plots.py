@@ -20,6 +20,12 @@ def maps(*labels):
     return {label: torch.linspace(-1, 1, 2 * 12 * 16).reshape(2, 12, 16) for label in labels}
 
 
+def test_long_names_break_at_a_hyphen():
+    assert plots._in_lines("contrastive-excitation-backprop", 1.4) == "contrastive-\nexcitation-backprop"
+    assert plots._in_lines("excitation-backprop", 1.2) == "excitation-\nbackprop"
+    assert plots._in_lines("grad-cam", 1.2) == "grad-cam" and plots._in_lines("averyverylongnamewithout", 1.0) == "averyverylongnamewithout"
+
+
 def test_panel_has_a_row_per_image_and_a_labelled_column_per_method(two_images):
     figure = plots.panel(two_images, maps("grad-cam", "gradient"), titles=["wren", "owl"], signed=["gradient"])
     axes = np.array(figure.axes).reshape(2, 3)

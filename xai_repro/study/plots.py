@@ -79,7 +79,8 @@ def panel(images, maps, titles=None, signed=()):
         sns.despine(ax=axis, left=True, bottom=True)
         label = ["image", *maps][column]
         if row == 0:
-            axis.set_title(label.replace("-", "-\u200b"), fontsize=_fitting(label, tile), parse_math=False)
+            lines = _in_lines(label, tile)
+            axis.set_title(lines.replace("-", "-\u200b"), fontsize=_fitting(max(lines.splitlines(), key=len), tile), parse_math=False)
         if column == 0:
             axis.imshow(colours[row])
             title = titles[row] if titles is not None else ""
@@ -155,6 +156,15 @@ def _draw_map(axis, grey, values, signed):
     coloured = mpl.colormaps[HEAT](heat)[..., :3]
     share = 0.25 + 0.6 * heat[..., None]  # the image shows through where the map says little
     axis.imshow((1 - share) * grey[..., None] + share * coloured)
+
+
+def _in_lines(label, inches):
+    """A label too long for its column in two lines, broken at the hyphen nearest its middle."""
+    hyphens = [i + 1 for i, letter in enumerate(label) if letter == "-"]
+    if not hyphens or 0.58 * len(label) * 8 <= inches * 72:
+        return label
+    middle = min(hyphens, key=lambda i: abs(2 * i - len(label)))
+    return f"{label[:middle]}\n{label[middle:]}"
 
 
 def _fitting(label, inches):
