@@ -169,8 +169,8 @@ def test_what_is_said_names_those_that_fail():
 def test_worth_by_part_is_a_mean_over_images():
     parts = pd.DataFrame({
         "dataset": "d", "model": "m", "run": [0, 0, 1, 1], "image_id": ["a", "a", "b", "b"], "part": ["beak", "wing"] * 2,
-        "effect": [1.0, 3.0, 2.0, 1.0], "flips": [0, 1, 1 / 3, 1], "pixels": [10, 50, 0, 30],
+        "effect": [1.0, 3.0, 0.5, 1.0], "flips": [0, 1, 1 / 3, 1], "pixels": [10, 50, 0, 30],
     })  # fmt: skip
     beak, wing = known_truth.by_part(parts).to_dict("records")
-    assert (beak["effect"], beak["flips"], beak["strongest"], beak["pixels"], beak["n"], beak["networks"]) == (1.5, pytest.approx(1 / 6), 0.5, 10, 2, 2)
-    assert (wing["effect"], wing["flips"], wing["strongest"], wing["pixels"]) == (2.0, 1.0, 0.5, 40) and wing["low"] <= 2 <= wing["high"]
+    assert (beak["effect"], beak["flips"], beak["strongest"], beak["pixels"], beak["n"], beak["networks"]) == (0.75, pytest.approx(1 / 6), 0.0, 10, 2, 2)
+    assert (wing["effect"], wing["flips"], wing["strongest"], wing["pixels"]) == (2.0, 1.0, 1.0, 40) and wing["low"] <= 2 <= wing["high"]
