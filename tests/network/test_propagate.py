@@ -337,7 +337,7 @@ class Does(nn.Module):
 
 SAME = {  # ways to write what changes nothing, or a rectifier
     "relu_": lambda h: (h - 0.1).relu_(), "positional": lambda h: F.relu(h - 0.1, True), "torch.relu": lambda h: torch.relu(h - 0.1),
-    "clamp": lambda h: (h - 0.1).clamp(min=0), "iadd": lambda h: F.relu(_added(h)), "reflected": lambda h: F.relu(-0.1 + h),
+    "clamp": lambda h: (h - 0.1).clamp(min=0), "iadd": lambda h: F.relu(_added(h)), "reflected": lambda h: F.relu(-0.1 + h), "from a constant": lambda h: F.relu((0.1 - h) * -1), "a constant over": lambda h: F.relu(2 / (1 / (h + 1)) / 2 - 1.1),
     "views": lambda h: F.relu(torch.cat(list((h - 0.1).flatten(2).unflatten(2, h.shape[-2:]).chunk(2, 1)), 1)),
     "dropout": lambda h: F.dropout(F.relu(h - 0.1), 0.5, False, True),
 }  # fmt: skip

@@ -81,7 +81,7 @@ class Propagation(TorchFunctionMode):
         given = [one for one in tree_leaves((args, kwargs)) if reads(one)]
         if not given or self.off:
             return function(*args, **kwargs)
-        name, inplace = _called(function, args, kwargs)
+        name, inplace, args = _called(function, args, kwargs)
         if inplace:
             self._about_to_write(args[0])
         inner = any(getattr(one, "behind_a_layer", False) for one in given)
@@ -165,13 +165,18 @@ class _Step(torch.autograd.Function):
 
 
 def _called(function, args, kwargs):
-    """The plain name of a function, and whether it writes to its first argument: relu_, relu(x, inplace=True), x += y."""
+    """The plain name of a function, whether it writes to its first argument (relu_, relu(x, inplace=True), x += y), and its arguments in order.
+
+    1 - x is x.__rsub__(1).
+    """
     name = getattr(function, "__name__", "")
     plain = name.strip("_")
-    if name.startswith(("__i", "__r")) and plain[1:] in STEPS:
-        return plain[1:], name.startswith("__i")
+    if name.startswith("__i") and plain[1:] in STEPS:
+        return plain[1:], True, args
+    if name.startswith("__r") and plain[1:] in STEPS:
+        return plain[1:], False, args[::-1]
     written = name.endswith("_") and not name.endswith("__") or kwargs.get("inplace") or plain in ACTIVATIONS and any(one is True for one in args[1:])
-    return plain, bool(written)
+    return plain, bool(written), args
 
 
 # -- from the logits to the images, or to a layer; from a layer to the images -----------------------------------------------
