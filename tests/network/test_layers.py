@@ -72,7 +72,7 @@ def test_networks_of_torchvision(name):
     model = network(lambda: torchvision.models.get_model(name, weights=None, **({"init_weights": True} if name in ("googlenet", "inception_v3") else {})))
     size = 299 if name == "inception_v3" else 256 if name == "swin_v2_t" else 224
     explains(model, TORCHVISION[name], size)
-    known = layers._listed(model, layers.DEFAULT_LAYERS)
+    known = layers.listed(model, layers.DEFAULT_LAYERS)
     assert known in (None, layers._known(model, torch.randn(1, 3, size, size))[-1]), "what is known without a trace is what it finds"
 
 
@@ -115,7 +115,7 @@ def test_a_class_of_the_same_name_is_not_torchvisions():
     class ResNet(GapLinear):
         pass
 
-    assert layers._listed(ResNet(), layers.DEFAULT_LAYERS) is None and default_layer(seeded(ResNet), images()) == "features"
+    assert layers.listed(ResNet(), layers.DEFAULT_LAYERS) is None and default_layer(seeded(ResNet), images()) == "features"
 
     class Shorter(torchvision.models.ResNet):
         def __init__(self):

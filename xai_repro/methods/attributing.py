@@ -10,7 +10,7 @@ from xai_repro.errors import NotApplicable
 from xai_repro.methods.hedging import start_layer, total
 from xai_repro.methods.relevance import NEEDS, one_hot, summed
 from xai_repro.network.propagate import relevance_from
-from xai_repro.network.rules import contribution, negative, positive, positive_part, Rules, shared, z_box
+from xai_repro.network.rules import contribution, evenly, negative, of_sign, positive, positive_part, Rules, shared, z_box
 from xai_repro.numerics.algebra import ratio
 from xai_repro.registry import method
 
@@ -45,15 +45,15 @@ def relative(layer):
 
 def by_influence(layer):
     """The logit's contributions, their signs forgotten: each neuron gets its share of influence   [Nam et al. 2020, eq. 5 and 6]."""
-    up, down = ((positive(layer.x), positive), (negative(layer.x), negative)), ((positive(layer.x), negative), (negative(layer.x), positive))
-    plus, minus = (sum(layer.of(g, part(layer.W)) for g, part in pairs) for pairs in (up, down))
-    bias = 0 if layer.b is None else layer.b.view(-1, *[1] * (0 if layer.linear else 2))
+    up, down = of_sign(layer, 1), of_sign(layer, -1)
+    plus, minus = (sum(layer.of(g, W) for g, W in pairs) for pairs in (up, down))
+    bias = 0 if layer.b is None else layer.per_channel(layer.b)
     spread = ratio(bias + torch.zeros_like(plus), plus - minus)
 
     def send(R):
         S = ratio(R, layer.z)
-        found = sum(g * layer.back(S * (1 + spread), part(layer.W)) for g, part in up)
-        found = found + sum(g * layer.back(S * (1 - spread), part(layer.W)) for g, part in down)
+        found = sum(g * layer.back(S * (1 + spread), W) for g, W in up)
+        found = found + sum(g * layer.back(S * (1 - spread), W) for g, W in down)
         return ratio(found.abs(), total(found.abs())) * total(R)
 
     return send
@@ -87,7 +87,7 @@ def sectional(layer):
         raise NotApplicable("RSP has no rule for a linear layer below the one where it begins")
     x, (stride, padding, dilation, groups) = positive(layer.x), layer.options
     B, own = len(x), (stride, padding, dilation, groups * len(x))  # an image has weights of its own: as many groups as images
-    flat, pointwise = x.flatten(0, 1)[None], layer.W.shape[-2:].numel() == 1
+    flat = x.flatten(0, 1)[None]
 
     def correlated(R):
         """J(x, G, R), G_ij the correlation of x_i with R_j."""
@@ -99,7 +99,7 @@ def sectional(layer):
 
     def send(R):
         C = correlated(positive(R)) - correlated(-negative(R))
-        return C if pointwise else level(2 * C, total(R), C)
+        return C if layer.pointwise else level(2 * C, total(R), C)
 
     return send
 
@@ -143,9 +143,9 @@ def guided(layer):
     """What activations and gradients say beside the contributions, added where there is relevance and levelled."""
     x, g, W = layer.x, layer.gradient, layer.W.abs()
     by_size = shared(layer, (x.abs(), W))
-    if layer.linear or W.shape[-2:].numel() == 1:
+    if layer.pointwise:
         return by_size
-    alike = shared(layer, (torch.ones_like(x), W))
+    alike = evenly(layer, W)
     mean = positive((x * g).mean(1, keepdim=True))
     M = ratio(mean, mean.amax((1, 2, 3), keepdim=True))
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from xai_repro.errors import NotApplicable
 from xai_repro.network.borrow import borrowed, changes, freeze, using
-from xai_repro.network.forward import evaluating, logits_of
+from xai_repro.network.forward import check_unscripted, evaluating, logits_of
+from xai_repro.network.steps import affine
 from xai_repro.network.target import target_logit
 from xai_repro.numerics.algebra import normalize, wide
 from xai_repro.registry import method
@@ -27,10 +27,7 @@ class Biases(TorchFunctionMode):
         if name in ("conv2d", "linear"):
             bias = kwargs.get("bias", args[2] if len(args) > 2 else None)
         elif name == "batch_norm":
-            given = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"), args)) | kwargs
-            mean, var, weight, bias = (given.get(one) for one in ("running_mean", "running_var", "weight", "bias"))
-            scale = (var + given.get("eps", 1e-5)).rsqrt() * (1 if weight is None else weight)
-            bias = (0 if bias is None else bias) - mean * scale
+            _, bias = affine(*args, **kwargs)
         else:
             return made
         if bias is None or not made.requires_grad:
@@ -48,8 +45,7 @@ def shares(model, x, y):
 
 
 def _shares(model, x, y):
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise NotApplicable("the biases of a TorchScript model cannot be reached: explain the model that it was made from")
+    check_unscripted(model, "biases")
     with evaluating(model), torch.enable_grad(), changes():
         freeze(model)
         leaf = x.detach().clone().requires_grad_()

@@ -8,7 +8,7 @@ import torch
 from xai_repro.errors import NotApplicable, whole_number
 from xai_repro.network.borrow import borrowed, using
 from xai_repro.network.chunks import gradient_chunk, in_chunks
-from xai_repro.network.forward import check_differentiable, evaluating, logits_of, top1
+from xai_repro.network.forward import check_differentiable, check_unscripted, evaluating, logits_of, top1
 from xai_repro.network.rectify import RectifierRule
 from xai_repro.network.target import target_logit
 from xai_repro.numerics.algebra import wide
@@ -87,8 +87,7 @@ def gradient_through(model, x, y, rule):
 
     Raises NotApplicable for TorchScript, which hides its rectifiers, and where none is met.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise NotApplicable("the ReLUs of a TorchScript model cannot be reached: explain the model that it was made from")
+    check_unscripted(model, "ReLUs")
     with using(RectifierRule(rule)) as found:
         maps = gradient(model, x, y)
     if not found.met:

@@ -3,7 +3,7 @@
 import torch
 
 from xai_repro.errors import unknown
-from xai_repro.network.layers import default_layer
+from xai_repro.network.layers import default_layer, listed
 from xai_repro.network.propagate import relevance_from
 from xai_repro.network.rules import negative, positive, positive_part, Rules, z_box
 from xai_repro.numerics.algebra import ratio
@@ -11,6 +11,7 @@ from xai_repro.registry import method
 
 PARTS = ("C", "A", "U", "Psi")
 SKIPS = ("branch", "proportional")
+START_LAYERS = {"AlexNet": "features"}  # where it is not the default layer
 
 
 def hedging(gamma, parts):
@@ -21,8 +22,7 @@ def hedging(gamma, parts):
         active = layer.x > 0
         D_C, D_A = layer.of(torch.cat([x, active.to(x)]), W).chunk(2)
         D_U = layer.of_ones(W) - D_A  # where every input is active it is rounding, and nobody is there to take what is divided by it
-        pointwise = layer.linear or W.shape[-2:].numel() == 1  # only mixes channels: no evidence to weigh, nothing to shift
-        share = 1 if pointwise else gamma
+        share = 1 if layer.pointwise else gamma  # which only mixes channels: no evidence to weigh, nothing to shift
 
         def send(R):
             P, N = hedged(R)
@@ -30,7 +30,7 @@ def hedging(gamma, parts):
             c, a, u = layer.back(S, W).chunk(3)
             C = x * c
             reached = (C != 0).to(C)
-            Psi = ratio(reached, total(reached)) * (not pointwise)
+            Psi = ratio(reached, total(reached)) * (not layer.pointwise)
             terms = {"C": C, "A": torch.where(active, a, 0), "U": torch.where(active, 0, u), "Psi": -Psi}
             return sum(terms[part] for part in parts)
 
@@ -58,9 +58,7 @@ def gradient_activation(A, G):
 
 def start_layer(model, x, layer):
     """Where it begins: the features before the average pooling; of AlexNet, after the last max-pooling, as released."""
-    if layer is None and type(model).__name__ == "AlexNet" and type(model).__module__.startswith("torchvision."):
-        return "features"
-    return default_layer(model, x) if layer is None else layer
+    return layer if layer is not None else listed(model, START_LAYERS) or default_layer(model, x)
 
 
 @method("gradient-hedging", family="relevance", cite="gradient_hedging", needs="convolutions below a layer with maps, called from Python", signed=True)

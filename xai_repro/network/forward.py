@@ -35,6 +35,12 @@ def evaluating(model):
             yield
 
 
+def check_unscripted(model, what):
+    """Refuse a model that is TorchScript in part, whose calls are not made from Python: what names what they are looked at for."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise NotApplicable(f"the {what} of a TorchScript model cannot be reached: explain the model that it was made from")
+
+
 def check_differentiable(model):
     """Refuse a model whose quantised layers pass no gradient, which torch would take for a gradient of zero."""
     for name, module in model.named_modules():

@@ -109,7 +109,7 @@ def default_layer(model, x=None):
     what its last attention reads.)
     Raises NotApplicable where nothing is.
     """
-    found = _listed(model, DEFAULT_LAYERS)
+    found = listed(model, DEFAULT_LAYERS)
     return found if found is not None else _known(model, x)[-1]
 
 
@@ -124,14 +124,14 @@ def stages(model, layers="all", x=None):
     everything = isinstance(layers, str) and layers == "all"
     if not everything and (not isinstance(layers, Integral) or isinstance(layers, bool)):
         raise ValueError(f"layers is {short(repr(layers))}; possible: 'all' for the ends of all stages, n for the last n of them, a list of names")
-    shallow = _listed(model, STAGES)
+    shallow = listed(model, STAGES)
     found = _known(model, x) if shallow is None else [*shallow, default_layer(model)]
     if not everything and not 1 <= layers <= len(found):
         raise ValueError(f"layers is {layers}; {type(model).__name__} has {len(found)} stages: {', '.join(found)}")
     return found if everything else found[-layers:]
 
 
-def _listed(model, table):
+def listed(model, table):
     """What a table of torchvision's architectures says of a model, None where it is of another make."""
     for kind in type(model).__mro__:
         if kind.__name__ in table and kind.__module__.startswith("torchvision.models."):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from xai_repro.errors import NotApplicable
 from xai_repro.network.borrow import borrowed, changes, freeze, hook, using
-from xai_repro.network.forward import evaluating, logits_of
+from xai_repro.network.forward import check_unscripted, evaluating, logits_of
 from xai_repro.network.layers import place
 from xai_repro.network.steps import activation, ACTIVATIONS, LAYERS, MOVING, reads, STEPS, vjp
 from xai_repro.network.target import resolve_target, target_logit
@@ -57,6 +57,15 @@ class Layer:
 
     def forward(self, x):
         return F.linear(x, self.W, self.b) if self.linear else F.conv2d(x, self.W, self.b, *self.options)
+
+    @property
+    def pointwise(self):
+        """Whether it only mixes channels."""
+        return self.linear or self.W.shape[-2:].numel() == 1
+
+    def per_channel(self, b):
+        """One number for each output channel, as it is added to outputs."""
+        return b if self.linear else b.view(-1, 1, 1)
 
     def fold(self, scale, shift, z):
         """Take in a BatchNorm, scale z + shift channel by channel, which gave another z."""
@@ -199,12 +208,12 @@ def relevance(model, x, y, rules, start, layer=None):
             logits = wide(logits_of(model(leaf.clone()), len(x)))
             _check(mode.layers, reached, layer)
             mode.off, mode.layers[-1].last = True, True
-            each = [y] if y is None or y.dim() == 1 else list(y.T)
-            classes = [resolve_target(logits.detach(), one) for one in each]
+            several = y is not None and y.dim() == 2
+            classes = [resolve_target(logits.detach(), one) for one in (y.T if several else [y])]
             if rules.score is not None:
                 mode.tell_gradients(rules.score(logits, classes[0]))
             found = [torch.autograd.grad(logits, reached[0], start(logits.detach(), one), retain_graph=True)[0] for one in classes]
-            return (found[0] if y is None or y.dim() == 1 else torch.stack(found)), reached[0].detach()
+            return (torch.stack(found) if several else found[0]), reached[0].detach()
 
     return borrowed(model, run)
 
@@ -237,8 +246,7 @@ def relevance_from(model, x, y, rules, start, layer):
 @contextmanager
 def _caught(model, x, rules, images=True):
     """The model, in eval mode, under a Propagation: (mode, the images; images: whether relevance goes down to them). What is caught is in float32."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-        raise NotApplicable("the layers of a TorchScript model cannot be reached: explain the model that it was made from")
+    check_unscripted(model, "layers")
     with evaluating(model), torch.enable_grad(), torch.autocast(x.device.type, enabled=False), changes():
         freeze(model)
         leaf = (wide(x) if images else x).detach().clone().requires_grad_(images)

@@ -64,6 +64,12 @@ def shared(layer, *pairs):
     return send
 
 
+def evenly(layer, W):
+    """R_i = sum_j W_ij R_j / sum_i' W_i'j: the share that `shared` gives inputs of 1; the denominator is the same for all images."""
+    D = layer.of_ones(W)
+    return lambda R: layer.back(ratio(R, D), W)
+
+
 def positive(T):
     return T.clamp(min=0)
 
@@ -91,22 +97,22 @@ def gamma(layer, strength=0.25, eps=1e-6):
     W = layer.W + strength * positive(layer.W)
     z = layer.of(layer.x, W)
     if layer.b is not None:
-        z = z + (layer.b + strength * positive(layer.b)).view(-1, *[1] * (0 if layer.linear else 2))
+        z = z + layer.per_channel(layer.b + strength * positive(layer.b))
     return lambda R: layer.x * layer.back(R / _away_from_zero(z, eps), W)
 
 
 def alpha1beta0(layer):
     """z+: relevance goes to the positive contributions x+ W+ and x- W-   [Bach et al. 2015, eq. 60; Montavon et al. 2017, eq. 13]."""
-    return shared(layer, *_of_sign(layer, 1))
+    return shared(layer, *of_sign(layer, 1))
 
 
 def alpha2beta1(layer):
     """Twice to the positive contributions, less once to the negative ones x+ W- and x- W+   [Bach et al. 2015, eq. 60]."""
-    up, down = shared(layer, *_of_sign(layer, 1)), shared(layer, *_of_sign(layer, -1))
+    up, down = shared(layer, *of_sign(layer, 1)), shared(layer, *of_sign(layer, -1))
     return lambda R: 2 * up(R) - down(R)
 
 
-def _of_sign(layer, sign):
+def of_sign(layer, sign):
     """Pairs whose products are all the contributions of one sign; one pair where no input is negative."""
     own, other = (positive, negative) if sign > 0 else (negative, positive)
     pairs = [(positive(layer.x), own(layer.W)), (negative(layer.x), other(layer.W))]
@@ -138,9 +144,9 @@ def z_box(layer, low=None, high=None):
 
 def w_square(layer):
     """w^2: in proportion to squared weights, whatever the input   [Montavon et al. 2017, eq. 12]."""
-    return shared(layer, (torch.ones_like(layer.x), layer.W**2))
+    return evenly(layer, layer.W**2)
 
 
 def flat(layer):
     """The same for every input of a neuron   [Lapuschkin et al. 2019, rule "flat"]."""
-    return shared(layer, (torch.ones_like(layer.x), torch.ones_like(layer.W)))
+    return evenly(layer, torch.ones_like(layer.W))

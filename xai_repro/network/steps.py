@@ -50,11 +50,17 @@ def _pair(value):
     return [value] * 2 if isinstance(value, int) else [*value] * (3 - len(value))
 
 
+def affine(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *_):  # noqa: A002 - torch's names
+    """What F.batch_norm, called so, does to each channel: scale and shift, in float32 at least."""
+    if running_mean is None or training:
+        raise NotApplicable("a BatchNorm without running statistics mixes the images of a batch")
+    scale = (wide(running_var) + eps).rsqrt() * (1 if weight is None else wide(weight))
+    return scale, (0 if bias is None else wide(bias)) - wide(running_mean) * scale
+
+
 def _batch_norm(mode, x, mean, var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *_):
-    if mean is None or training:
-        raise NotApplicable("relevance has no rule for a BatchNorm without running statistics")
-    scale = (wide(var) + eps).rsqrt() * (1 if weight is None else wide(weight))
-    shift, shape = (0 if bias is None else wide(bias)) - wide(mean) * scale, (1, -1, *[1] * (x.dim() - 2))
+    scale, shift = affine(x, mean, var, weight, bias, training, momentum, eps)
+    shape = (1, -1, *[1] * (x.dim() - 2))
     y = mode.step(lambda x: x * scale.view(shape) + shift.view(shape), lambda R, x: [R], x)
     layer = getattr(x, "layer", None)
     if layer is not None and mode.rules.fold:
