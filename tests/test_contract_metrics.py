@@ -26,7 +26,7 @@ def metric_setting(name, dtype=torch.float64):
         maps = xr.coefficients(model, x, y, "grad-cam", layer=TOYS["vgg"].layer).to(dtype)
     if xr.metric_info(name).truth == "parts":
         truth = parts_in(truth, dtype)
-    if name == "lerf-perturbation":  # undefined for a class that the model does not have on top
+    if name in ("lerf-perturbation", "morf-perturbation"):  # undefined for a class that the model does not have on top
         y = model(x).argmax(1)
     return model, x, y, maps, truth, hyper(name, TOYS["vgg"], xr.metric_info)
 

@@ -148,7 +148,7 @@ def train(
 
 @app.command()
 def bench(
-    suite: Annotated[str, typer.Argument(help="maps, curves, shapley or all.")] = "all",
+    suite: Annotated[str, typer.Argument(help="maps, curves, shapley, relevance or all.")] = "all",
     quick: Annotated[bool, typer.Option("--quick", help="Small networks: a minute or two in place of an hour.")] = False,
     threads: Annotated[int, typer.Option(help="Threads of torch, for ours and theirs.")] = 1,
     results: Results = Path("results"),

@@ -162,7 +162,8 @@ def test_where_excitation_backprop_stops():
 
     for build, layer in ((torchvision.models.vgg16, "features.23"), (torchvision.models.resnet18, "layer3")):
         assert methods.middle(build(weights=None), None, None) == layer
-    assert methods.middle(None, None, "input") is None and methods.middle(None, None, "features.3") == "features.3"
+    assert methods.middle(None, None, "input") == "input" and methods.middle(None, None, "features.3") == "features.3"
+    torch.testing.assert_close(explain("lrp", layer="input"), explain("lrp"), rtol=0, atol=0)
     found = explain("excitation-backprop", layer="input")
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(3, dtype=torch.float64))
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from xai_repro.errors import UnknownName
 from xai_repro.metrics.curves import blur, KERNEL
-from xai_repro.metrics.recognition import counts_of, gaussian, recognised, REMOVED
+from xai_repro.metrics.recognition import counts_of, ERASED, gaussian, recognised, REMOVED
 
 F64 = torch.float64
-METRICS = ("morf-insertion", "lerf-perturbation")
+METRICS = ("morf-insertion", "lerf-perturbation", "morf-perturbation")
 
 
 class Sum(nn.Module):
@@ -145,16 +145,17 @@ def test_insertion_against_a_loop(steps, share, levels):
     assert len(set(seen)) > 1
 
 
+@pytest.mark.parametrize("name, first", [("lerf-perturbation", -1), ("morf-perturbation", 1)])
 @pytest.mark.parametrize("levels", [None, 4])
-def test_perturbation_against_a_loop(levels):
+def test_perturbation_against_a_loop(levels, name, first):
     model, x, maps, seen = seeded(VGGLike), 3 * images(3), signed(levels=levels), []
     for y in (model(x).argmax(1), torch.tensor([1, 4, 0])):
         for steps, share in ((100, REMOVED), (9, 1.0)):
-            rows = [plain_rows(model, x[b], 0 * x[b], y[b].item(), maps[b], steps, share, first=-1) for b in range(3)]
+            rows = [plain_rows(model, x[b], 0 * x[b], y[b].item(), maps[b], steps, share, first=first) for b in range(3)]
             known = (model(x).argmax(1) == y).tolist()
             for report, what in (("mean", lambda hits: sum(hits) / len(hits)), ("last", lambda hits: hits[-1])):
                 expected = [what(row) if there else math.nan for row, there in zip(rows, known)]
-                got = xr.score("lerf-perturbation", model, x, y, maps, steps=steps, share=share, report=report)
+                got = xr.score(name, model, x, y, maps, steps=steps, share=share, report=report)
                 assert got.tolist() == pytest.approx(expected, nan_ok=True)
                 seen += [one for one in expected if not math.isnan(one)]
     assert len(set(seen)) > 2
@@ -174,6 +175,13 @@ def test_the_papers_steps():
     shown = torch.cat(watch.seen)[-20:, 0] == 1
     assert shown.sum((1, 2)).tolist() == counts_of(x, 20, 0.2).tolist()
     assert (shown[1:] | ~shown[:-1]).all() and maps[0][shown[-1]].min() > maps[0][~shown[-1]].max()
+
+
+def test_the_most_relevant_4000_pixels_go_at_once():
+    x, maps, watch = torch.ones(1, 3, 224, 224), torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0)), Watch()
+    assert value("morf-perturbation", x, maps, model=watch) == 1 and not xr.metric_info("morf-perturbation").higher_is_better
+    gone = torch.cat(watch.seen)[1:, 0] == 0
+    assert len(gone) == 1 and gone.sum() == 4000 == counts_of(x, 1, ERASED) and maps[0][gone[0]].min() > maps[0][~gone[0]].max()
 
 
 def test_each_removal_goes_on_from_the_last():
@@ -226,7 +234,7 @@ def test_batches_and_chunks(name):
     alone = torch.cat([xr.score(name, model, x[b : b + 1], y[b : b + 1], maps[b : b + 1]) for b in range(3)])
     for got in (alone, *(xr.score(name, model, x, y, maps, chunk=chunk) for chunk in (1, 7, 500))):
         torch.testing.assert_close(got, values, equal_nan=True)
-    assert values.isnan().tolist() == [False, name == "lerf-perturbation", False]
+    assert values.isnan().tolist() == [False, name != "morf-insertion", False]
 
 
 def test_forward_passes():

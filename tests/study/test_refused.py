@@ -96,6 +96,13 @@ def test_wrong_settings_of_metrics(layered, metrics, error, message):
     refused(layered, error, message, metrics=metrics)
 
 
+def test_the_images_are_a_layer_to_what_sends_relevance_down_to_them(layered):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    found = run(model=model, methods=("excitation-backprop", {"layer": "input"}), metrics="toy-mean")
+    assert set(found["status"]) == {"ok"}
+    refused(layered, UnknownName, "unknown layer 'input'", methods=("grad-cam", {"layer": "input"}))
+
+
 def test_a_layer_that_only_one_of_two_models_has(layered):
     run(model=Layered(), methods=[("toy-layered", {"layer": "features#-1"})])
     layered["toy-channel"] = 0

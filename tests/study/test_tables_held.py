@@ -121,7 +121,7 @@ def test_a_stand_in_of_several_data_sets_is_shown_once():
     found = tables.side_by_side(tables.compare(df, "lift_cam", "4", column="Increase in Confidence (%)"))
     start = "Increase in Confidence (%) / "
     assert list(found.columns) == [
-        f"{start}ImageNet: paper", f"{start}ImageNet: ours", f"{start}ImageNet: 95 %", f"{start}VOC: paper", f"{start}COCO: paper",
+        "map", f"{start}ImageNet: paper", f"{start}ImageNet: ours", f"{start}ImageNet: 95 %", f"{start}VOC: paper", f"{start}COCO: paper",
         f"{start}VOC, COCO: ours", f"{start}VOC, COCO: 95 %",
     ]  # fmt: skip
     both = pd.concat([df, df[df["dataset"] == "mini-scenes"].assign(dataset="coco2014")])

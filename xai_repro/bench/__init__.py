@@ -2,7 +2,7 @@
 
 `run` measures suites of comparisons, `figure` draws the table that it returns, and `write` keeps both: `maps` sets the methods
 beside grad-cam, torchcam, captum and zennit, `curves` insertion and deletion beside torchcam and quantus, `shapley` the shares of
-the channels beside captum. The networks have random weights, since time does not depend on what they have learnt.
+the channels beside captum, `relevance` what is sent back through a network beside zennit, captum and TorchRay. The networks have random weights, since time does not depend on what they have learnt.
 """
 
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from xai_repro.bench import curves, maps, shapley
-from xai_repro.bench.measure import NEAR, compare, flops
+from xai_repro.bench import curves, maps, relevance, shapley
+from xai_repro.bench.measure import NEAR, NOBODY, compare, flops
 from xai_repro.bench.networks import cases
 from xai_repro.bench.peers import need
 from xai_repro.errors import unknown
@@ -23,9 +23,10 @@ from xai_repro.store.files import whole
 from xai_repro.store.progress import track
 from xai_repro.study import plots
 
-SUITES = {"maps": maps.tasks, "curves": curves.tasks, "shapley": shapley.tasks}
+SUITES = {"maps": maps.tasks, "curves": curves.tasks, "shapley": shapley.tasks, "relevance": relevance.tasks}
 FULL = {
     "networks": {"resnet50": 224, "vgg16": 224, "mobilenet_v2": 224},  # names and the side of the images in pixels
+    "relevance": {"vgg16": 224, "resnet50": 224, "densenet121": 224},  # the same for relevance
     "batches": (1, 8),  # images at once; what takes long is measured on one alone
     "repeats": 5,
     "channels": 64,  # of all, that Score-CAM and grad-cam's Ablation-CAM are measured on
@@ -36,7 +37,7 @@ FULL = {
     "coalitions": 512,
 }
 QUICK = {
-    "networks": {"resnet18": 64, "mini-vgg": 96, "mobilenet_v2": 96}, "repeats": 3, "channels": 32, "steps": 16, "samples": 16, "points": 9,
+    "networks": {"resnet18": 64, "mini-vgg": 96, "mobilenet_v2": 96}, "relevance": {"vgg16": 64, "resnet50": 64}, "repeats": 3, "channels": 32, "steps": 16, "samples": 16, "points": 9,
     "permutations": 10, "coalitions": 64,
 }  # fmt: skip
 
@@ -44,7 +45,7 @@ QUICK = {
 def run(suite="all", quick=False, threads=1, tasks="*", **changes):
     """One row per comparison of ours with a peer.
 
-    suite: "maps", "curves", "shapley" or "all". quick: small networks, a minute or two in place of an hour. threads: of torch, for
+    suite: "maps", "curves", "shapley", "relevance" or "all". quick: small networks, a minute or two in place of an hour. threads: of torch, for
     ours and theirs. tasks: shell pattern of the tasks' names. changes: entries of FULL, in place of those.
 
     Columns: suite, task, peer and its version; network, size and images; ours_seconds, peer_seconds: medians of wall clock; ratio,
@@ -68,8 +69,8 @@ def run(suite="all", quick=False, threads=1, tasks="*", **changes):
     settings = FULL | (QUICK if quick else {}) | changes
     with _undisturbed(threads):
         jobs = []
-        for case in cases(settings["networks"], settings["batches"]):
-            found = [(name, task) for name in chosen for task in SUITES[name](case, settings) if fnmatchcase(task.name, tasks)]
+        for names, case in _cases(chosen, settings):
+            found = [(name, task) for name in names for task in SUITES[name](case, settings) if fnmatchcase(task.name, tasks)]
             unit = flops(lambda: case.model(case.x)) if found else 0
             about = {"network": case.name, "size": case.x.shape[-1], "images": len(case.x)}
             jobs += [({"suite": name, "task": task.name} | about, task, unit) for name, task in found]
@@ -81,6 +82,15 @@ def run(suite="all", quick=False, threads=1, tasks="*", **changes):
                 rows += [about | row for row in compare(task, unit, settings["repeats"], cpu=threads == 1)]
                 step(1)
     return pd.DataFrame(rows).assign(threads=threads, repeats=settings["repeats"], torch=torch.__version__)
+
+
+def _cases(chosen, settings):
+    """Pairs (suites, case): relevance is measured on networks of its own, on one image."""
+    usual = [name for name in chosen if name != "relevance"]
+    for case in cases(settings["networks"], settings["batches"]) if usual else []:
+        yield usual, case
+    for case in cases(settings["relevance"], (1,)) if "relevance" in chosen else []:
+        yield ["relevance"], case
 
 
 @contextmanager
@@ -113,6 +123,7 @@ def figure(table):
     Bars reach from the least to the greatest ratio; a hollow marker: a peer whose definition is another. The line is parity, the
     band 10 % around it. CPU time with one thread, wall clock otherwise. table: the result of `run`.
     """
+    table = table[table["peer"] != NOBODY]
     kind = "cpu_" if (table["threads"] == 1).all() else ""
     tasks = list(dict.fromkeys(table["task"]))
     lines = sorted(set(zip(table["task"], table["images"])), key=lambda line: (tasks.index(line[0]), line[1]))

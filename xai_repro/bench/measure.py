@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 SECONDS, CALLS = 0.06, 6  # a repeat is the best of as many calls as fit in these seconds, at most CALLS
+NOBODY = "none"  # the peer of what no other library has
 NEAR = 1.1  # times within 10 % are called equal
 
 
@@ -59,7 +60,7 @@ def always(call):
 
 
 def compare(task, unit, repeats, cpu):
-    """One row per peer of a task. unit: operations of a forward pass; cpu: whether the verdict goes by CPU time."""
+    """One row per peer of a task, or one of NOBODY. unit: operations of a forward pass; cpu: whether the verdict goes by CPU time."""
     ways = [Peer("ours", always(task.ours), times=task.times), *task.peers]
     batches = [_fastest_chunk(way) for way in ways]
     facts = [_facts(way, batch, unit) for way, batch in zip(ways, batches)]
@@ -80,6 +81,9 @@ def compare(task, unit, repeats, cpu):
         if row[f"{kind}ratio"] < 1 / NEAR:
             notes.append(why(row, kind, task.slower))
         rows.append(row | {"note": "; ".join(filter(None, notes))})
+    if not task.peers:
+        times = {f"ours_{clock}seconds": table[0].median() for clock, table in (("", wall), ("cpu_", spent))}
+        rows.append({"peer": NOBODY, "version": ""} | times | {"ours_mb": facts[0]["mb"], "ours_forwards": facts[0]["forwards"], "same": False, "verdict": "", "note": ""})
     rivals = [row for row in rows if row["same"]]
     if rivals:
         fastest = min(rivals, key=lambda row: row[f"{kind}ratio"])

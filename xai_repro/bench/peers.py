@@ -4,6 +4,7 @@ Every function gives what `Peer` calls `ready`: a context manager that yields th
 """
 
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import import_module
 
 import torch
@@ -15,6 +16,7 @@ NEEDED = {
     "maps": ("pytorch_grad_cam", "torchcam", "captum", "zennit"),
     "curves": ("torchcam", "quantus"),
     "shapley": ("captum", "sklearn"),
+    "relevance": ("captum", "pytorch_grad_cam", "torchray", "zennit"),
 }
 
 
@@ -28,14 +30,14 @@ def need(suites):
             raise ModuleNotFoundError(f"the benchmark needs its peers, and {name} is missing: pip install xai-repro[bench]") from missing
 
 
-def grad_cam(case, name):
+def grad_cam(case, name, layers=None):
     """grad-cam's maps [B,H,W], normalised before and after they are resized, as it gives them."""
     import pytorch_grad_cam
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     @contextmanager
     def ready():
-        with getattr(pytorch_grad_cam, name)(case.model, [case.target]) as cam:
+        with getattr(pytorch_grad_cam, name)(case.model, [case.target] if layers is None else layers) as cam:
             targets = [ClassifierOutputTarget(c) for c in case.y.tolist()]
             yield lambda: torch.as_tensor(cam(case.leaf(), targets))
 
@@ -100,7 +102,7 @@ def captum(case, name, largest=True, **options):
     """captum's attributions of the images: the largest of the colours' absolute values, or their sum, [B,H,W]."""
     import captum.attr
 
-    method = getattr(captum.attr, name)(case.model)
+    method = getattr(captum.attr, name)(deepcopy(case.model) if name == "LRP" else case.model)  # LRP leaves its rules at the modules
 
     def call():
         return colours(method.attribute(case.x, target=case.y, **options), largest)
@@ -128,6 +130,45 @@ def zennit(case, composite=None, attributor="Gradient", **options):
         with getattr(zennit.attribution, attributor)(case.model, rules, **options) as attribute:
             one_hot = torch.nn.functional.one_hot(case.y, case.model(case.x[:1]).shape[1]).to(case.x)
             yield lambda: colours(attribute(case.leaf(), one_hot)[1], True)
+
+    return ready
+
+
+def zennit_relevance(case, composite):
+    """zennit's relevance under a composite, the sum of the colours, [B,H,W]; BatchNorms are merged by its canonizers."""
+    import zennit.attribution
+    import zennit.composites
+    import zennit.torchvision
+
+    kind = type(case.model).__name__
+    canonizers = [getattr(zennit.torchvision, f"{kind}Canonizer")()] if kind in ("VGG", "ResNet") else []
+    box = {"low": case.x.amin().expand_as(case.x), "high": case.x.amax().expand_as(case.x)} if composite.endswith("Box") else {}
+    rules = getattr(zennit.composites, composite)(canonizers=canonizers, **box)
+
+    @contextmanager
+    def ready():
+        with zennit.attribution.Gradient(case.model, rules) as attribute:
+            one_hot = torch.nn.functional.one_hot(case.y, case.model(case.x[:1]).shape[1]).to(case.x)
+            yield lambda: colours(attribute(case.leaf(), one_hot)[1], False)
+
+    return ready
+
+
+def torchray(case, layer, contrast=None):
+    """TorchRay's excitation backprop to a layer, or its contrast, upsampled to [B,H,W]; one image at a time, parameters as they were afterwards."""
+    from torchray.attribution import excitation_backprop as theirs
+
+    options = {"saliency_layer": layer, "resize": True} | ({"contrast_layer": contrast} if contrast else {})
+    function = theirs.contrastive_excitation_backprop if contrast else theirs.excitation_backprop
+
+    @contextmanager
+    def ready():
+        wanted = [parameter.requires_grad for parameter in case.model.parameters()]
+        try:
+            yield lambda: function(case.model, case.x, int(case.y), **options).detach()[:, 0]
+        finally:
+            for parameter, asked in zip(case.model.parameters(), wanted):
+                parameter.requires_grad_(asked)
 
     return ready
 

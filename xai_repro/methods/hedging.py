@@ -56,9 +56,32 @@ def gradient_activation(A, G):
     return ratio(R, total(R).abs())
 
 
+def table(gamma, parts, skip):
+    """The Rules, once the hyper-parameters are found to be right."""
+    if not gamma >= 0:
+        raise ValueError(f"gamma is {gamma!r}; a number from 1 to 2 is meant, at least 0")
+    chosen = parts.split()
+    for part in chosen:
+        if part not in PARTS:
+            raise unknown("part", part, PARTS)
+    if not chosen:
+        raise ValueError(f"no part is left; possible: {', '.join(PARTS)}")
+    if skip not in SKIPS:
+        raise unknown("skip", skip, SKIPS)
+    return Rules(hedging(gamma, chosen), first=z_box, weight=positive_part, branch=skip == "branch", fold=False)
+
+
 def start_layer(model, x, layer):
     """Where it begins: the features before the average pooling; of AlexNet, after the last max-pooling, as released."""
     return layer if layer is not None else listed(model, START_LAYERS) or default_layer(model, x)
+
+
+def on_the_way(model, x, y=None, *, gamma=1.0, parts="C A U Psi", skip="branch", layer=None):
+    """What `gradient_hedging` computes at every layer: a list of pairs (input A, relevance R), [B,K,h,w] both, from the images up   [figure 3].
+
+    The last pair is where it begins, the first are the images. Arguments and errors are those of `gradient_hedging`.
+    """
+    return relevance_from(model, x, y, table(gamma, parts, skip), gradient_activation, start_layer(model, x, layer), every=True)
 
 
 @method("gradient-hedging", family="relevance", cite="gradient_hedging", needs="convolutions below a layer with maps, called from Python", signed=True)
@@ -78,15 +101,4 @@ def gradient_hedging(model, x, y=None, *, gamma=1.0, parts="C A U Psi", skip="br
     itself. Relevance of what a DenseNet's blocks concatenate is kept where it is; the released code drops some. A 1x1 is told by its
     area, not by its height.
     """
-    if not gamma >= 0:
-        raise ValueError(f"gamma is {gamma!r}; a number from 1 to 2 is meant, at least 0")
-    chosen = parts.split()
-    for part in chosen:
-        if part not in PARTS:
-            raise unknown("part", part, PARTS)
-    if not chosen:
-        raise ValueError(f"no part is left; possible: {', '.join(PARTS)}")
-    if skip not in SKIPS:
-        raise unknown("skip", skip, SKIPS)
-    rules = Rules(hedging(gamma, chosen), first=z_box, weight=positive_part, branch=skip == "branch", fold=False)
-    return relevance_from(model, x, y, rules, gradient_activation, start_layer(model, x, layer)).sum(1)
+    return relevance_from(model, x, y, table(gamma, parts, skip), gradient_activation, start_layer(model, x, layer)).sum(1)

@@ -69,7 +69,8 @@ def _others(logits):
 
 
 def summed(model, x, y, which, start, layer, least=-torch.inf):
-    """sum_c R_cij [B,H,W], at least as much as given, upsampled where it is that of a layer."""
+    """sum_c R_cij [B,H,W], at least as much as given, upsampled where it is that of a layer; None and "input": the images."""
+    layer = None if layer == "input" else layer
     M = relevance(model, x, y, which, start, layer)[0].sum(1).clamp(min=least)
     return M if layer is None else upsample(M, x.shape[-2:])
 
@@ -86,7 +87,7 @@ def lrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
     M [B,H,W] sums to what it begins with, 1 at the class, for rules that keep relevance: alpha1beta0 (z+), alpha2beta1, z-box, flat,
     w-square. rule: one of these, zero, epsilon, gamma (which have the bias in their denominators and leave its share there), or a
     composite: epsilon-plus, epsilon-gamma, epsilon-alpha2beta1 (epsilon in linear layers). first: the rule of the layers that read the
-    images; "z-box" takes the range of each image. layer: where to stop; None for the images. A BatchNorm belongs to the convolution
+    images; "z-box" takes the range of each image. layer: where to stop; None, or "input", for the images. A BatchNorm belongs to the convolution
     before it, and is passed elsewhere. Sums and averages share by positive parts. By default M >= 0. Costs 3 forward passes.
     Raises UnknownName for a rule, NotApplicable where the network calls a function that has none.
     *Deviation*: the paper begins with the logit; relevance of a negative one would have the opposite sign everywhere.
@@ -125,9 +126,7 @@ CONTRAST = Rules(rules.excitation, last=rules.contrast, weight=contribution, fol
 
 def middle(model, x, layer):
     """Where excitation backprop stops: at the layer named, at the images for "input", else at the end of the stage before the last."""
-    if layer is None:
-        return stages(model, "all", x)[-2:][0]  # TorchRay's: pool4 of a VGG, layer3 of a ResNet
-    return None if isinstance(layer, str) and layer == "input" else layer
+    return stages(model, "all", x)[-2:][0] if layer is None else layer  # TorchRay's: pool4 of a VGG, layer3 of a ResNet
 
 
 @method("excitation-backprop", family="relevance", cite="zhang2018excitation", needs=NEEDS, signed=True)

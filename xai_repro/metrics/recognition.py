@@ -17,6 +17,7 @@ from xai_repro.network.target import of_class, probabilities
 from xai_repro.registry import metric
 
 REMOVED = 100 * 200 / 224**2  # CLAM: 100 steps of 200 pixels
+ERASED = 4000 / 224**2  # Gradient Hedging, figure 8
 CANVASES, REPORTS = ("blur", "mean"), ("mean", "last")
 
 
@@ -52,6 +53,24 @@ def lerf_perturbation(model, x, y, maps, truth=None, *, steps=100, share=REMOVED
     at 224 x 224. report: "mean" over the steps, or "last". Costs T + 1 forward passes, 2 for "last". Raises UnknownName for another
     report, ValueError for a share above 1.
     """
+    return _without(model, x, y, -maps, steps, share, report, chunk)
+
+
+@metric("morf-perturbation", higher_is_better=False, cite="samek2017evaluating", maps="raw")
+def morf_perturbation(model, x, y, maps, truth=None, *, steps=1, share=ERASED, report="mean", chunk=None):
+    """How often the class is still recognised when the most relevant pixels are removed.
+
+    (1/T) sum_t r(zero on the k_t pixels of highest M_ij, x elsewhere)   [Gradient Hedging, section 5.3.2, figure 8]
+
+    In [0,1] per image; NaN where the class is not recognised in the image as it is. M with its sign. By default one step: the share s is
+    that of the paper's 4,000 pixels at 224 x 224. report, costs and errors are those of `lerf-perturbation`. The paper shows it as a
+    metric *not* to trust: scattered pixels of noise are said to change the decision sooner than the object's own.
+    """
+    return _without(model, x, y, maps, steps, share, report, chunk)
+
+
+def _without(model, x, y, maps, steps, share, report, chunk):
+    """How often the class is recognised [B] when the pixels of highest value are gone, of images where it is at first; NaN for others."""
     if report not in REPORTS:
         raise unknown("report", report, REPORTS)
     counts = counts_of(x, steps, share)
@@ -59,7 +78,7 @@ def lerf_perturbation(model, x, y, maps, truth=None, *, steps=100, share=REMOVED
     if known.any():
         some = x[known]
         asked = counts if report == "mean" else counts[-1:]
-        value[known] = replacing(model, some, torch.zeros_like(some), y[known], -maps[known], asked, chunk, recognised).mean(1).to(x)
+        value[known] = replacing(model, some, torch.zeros_like(some), y[known], maps[known], asked, chunk, recognised).mean(1).to(x)
     return value
 
 

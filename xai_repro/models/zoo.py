@@ -134,7 +134,8 @@ def _load_embedded(name, weights):
 def _load_torchvision(name, weights):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = torchvision.models.get_model(name, weights=None)
+        said = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # what they do anyway, though with a warning
+        model = torchvision.models.get_model(name, weights=None, **said)
     published = _published(name)
     classes = None
     if weights == "imagenet":

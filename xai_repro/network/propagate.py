@@ -77,13 +77,13 @@ class Layer:
 class Propagation(TorchFunctionMode):
     """While active, what is computed from tensors that ask for gradients gets a backward pass of relevance by some Rules.
 
-    layers: those met, in order. gradients: while true, the backward pass is that of gradients after all. off: nothing is caught any more.
+    layers: those met, in order; inputs: of each its input. gradients: while true, the backward pass is that of gradients after all. off: nothing is caught any more.
     """
 
     def __init__(self, rules):
         super().__init__()
         self.rules, self.layers, self.gradients, self.off = rules, [], False, False
-        self._inputs, self._held = [], {}
+        self.inputs, self._held = [], {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -133,14 +133,14 @@ class Propagation(TorchFunctionMode):
         z = _Step.apply(forward, back, x)
         self._hold(layer.kept)
         self.layers.append(layer)
-        self._inputs.append(x)
+        self.inputs.append(x)
         z.layer = layer
         return z
 
     def tell_gradients(self, score):
         """Give every layer the gradient of a score at its input."""
         self.gradients = True
-        found = torch.autograd.grad(score.sum(), self._inputs, retain_graph=True)
+        found = torch.autograd.grad(score.sum(), self.inputs, retain_graph=True)
         self.gradients = False
         for layer, gradient in zip(self.layers, found):
             layer.gradient = gradient
@@ -149,7 +149,7 @@ class Propagation(TorchFunctionMode):
         """Let go of the graph, whose steps know this mode: a circle through autograd, which no garbage collector sees."""
         for layer in self.layers:
             layer.send = None  # which knows its layer
-        for kept in (self.layers, self._inputs, self._held):
+        for kept in (self.layers, self.inputs, self._held):
             kept.clear()
 
     def _hold(self, kept):
@@ -218,10 +218,11 @@ def relevance(model, x, y, rules, start, layer=None):
     return borrowed(model, run)
 
 
-def relevance_from(model, x, y, rules, start, layer):
+def relevance_from(model, x, y, rules, start, layer, every=False):
     """R [B,C,H,W] at the images, of relevance that begins at the output of a layer, above which nothing is caught.
 
-    start(A, G) -> R [B,K,h,w]: A the layer's output, G the gradient of the logit of class y there.
+    start(A, G) -> R [B,K,h,w]: A the layer's output, G the gradient of the logit of class y there. every: a list in its place, of
+    pairs (input, R there) of all convolutions and linear layers from the images up, then of where it begins.
     Raises the errors of `relevance`.
     """
 
@@ -238,7 +239,10 @@ def relevance_from(model, x, y, rules, start, layer):
             S = target_logit(wide(logits_of(model(leaf.clone()), len(x))), y)
             _check(mode.layers, reached, layer)
             (G,) = torch.autograd.grad(S.sum(), reached)
-            return torch.autograd.grad(tops, leaf, start(reached[0].detach(), G))[0]
+            A, inputs = reached[0].detach(), mode.inputs if every else [leaf]
+            begun = start(A, G)
+            found = torch.autograd.grad(tops, inputs, begun)
+            return [*zip([one.detach() for one in inputs], found), (A, begun)] if every else found[0]
 
     return borrowed(model, run)
 

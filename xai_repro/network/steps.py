@@ -15,7 +15,7 @@ ACTIVATIONS = {  # relevance passes them unchanged
 }  # fmt: skip
 MOVING = {  # take values elsewhere, or choose among them: autograd's own backward pass moves relevance alike
     "flatten", "reshape", "view", "view_as", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "getitem", "get", "cat", "concat",
-    "concatenate", "stack", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "contiguous", "clone", "to", "float", "double",
+    "concatenate", "stack", "chunk", "split", "tensor_split", "unbind", "narrow", "select", "contiguous", "clone", "to", "cpu", "cuda", "float", "double",
     "max_pool2d", "max_pool2d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool2d_with_indices", "pad", "dropout", "dropout2d",
     "feature_dropout", "alpha_dropout", "channel_shuffle", "pixel_shuffle", "unflatten", "expand", "amax", "requires_grad", "type",
 }  # fmt: skip

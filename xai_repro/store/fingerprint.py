@@ -310,6 +310,7 @@ def _absolute(module, statement):
     return ".".join([*base, *([statement.module] if statement.module else [])])
 
 
+@functools.cache
 def _uses(statement):
     """Names a statement uses -> the attributes it takes of each (None: the name itself)."""
     uses, owners = {}, set()
@@ -323,6 +324,7 @@ def _uses(statement):
     return uses
 
 
+@functools.cache  # by identity: nodes are those of a module's source, which is parsed once
 def _text(statement):
     """A definition as a string without what cannot change a number: layout, comments, docstrings, error messages."""
     return ast.dump(_Silent().visit(copy.deepcopy(statement)))

@@ -218,7 +218,8 @@ def _layers(asked):
     for layer in [one["layer"] for one in arguments if one.get("layer") is not None]:
         if not isinstance(layer, str):
             raise ValueError(f"layer of {asked.label} is {short(repr(layer))}; the name of a layer is needed")
-        yield layer
+        if layer != "input" or asked.name not in known_methods() or method_info(asked.name).family != "relevance":  # where it is the images
+            yield layer
     for layers in [one["layers"] for one in arguments if one.get("layers") is not None]:
         if isinstance(layers, list) and layers and all(isinstance(one, str) for one in layers):
             yield from layers

@@ -88,7 +88,7 @@ def _checked(cells, record):
             same_model = True
             for key in ("dataset", "model", "than_model"):
                 if key in arguments:
-                    asked, arguments[key] = arguments[key], _present(cells, key, arguments)
+                    asked, arguments[key] = arguments[key], _present(cells, key, arguments, record["paper"])
                     stands_in |= {f"{arguments[key]} for {asked}": None} if arguments[key] != asked else {}
                     same_model &= key == "dataset" or arguments[key] == asked
             # Where two of a paper's data sets or models have the same stand-in, a comparison counts once.
@@ -119,10 +119,10 @@ def _checked(cells, record):
     return facts | numbers | {"detail": "; ".join(detail), "stands_in": ", ".join(stands_in)}
 
 
-def _present(cells, key, arguments):
+def _present(cells, key, arguments, paper):
     """What was run of a paper's data set or model, in the metric of the test. Raises NotRun without any."""
     place = BY.index(key.removeprefix("than_"))
-    used = present({cell[place] for cell in cells.rows if cell[4] == arguments["metric"]}, BY[place], arguments[key])
+    used = present({cell[place] for cell in cells.rows if cell[4] == arguments["metric"]}, BY[place], arguments[key], paper)
     if used is None:
         raise NotRun(f"no rows of {arguments['metric']} on {arguments[key]}")
     return used

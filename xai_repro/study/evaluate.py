@@ -56,8 +56,10 @@ def evaluate(
     scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
 
     Returns a DataFrame with the columns COLUMNS: run, the number of the network; value float, NaN where undefined or not applicable;
-    seconds per image for the explanation; empty, whether the map has no positive value; status "ok", "undefined" or the reason why there is no value; target -1 for an image that could
-    not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
+    seconds per image for the explanation; empty, whether the map has no positive value; correct, whether the class is labelled and the model
+    predicts it (as its top-1; of several labels with p >= 1/2, or as the likeliest where none has that); difficult, whether TorchRay's
+    rule calls the object so (`Sample.is_difficult`); status "ok", "undefined" or the reason why there is no value; target -1 for an image
+    that could not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
     Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves,
     OSError for results that cannot be written, ConnectionError for a cluster that does not answer.
     """

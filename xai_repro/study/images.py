@@ -135,12 +135,16 @@ class Block:
 
     ids: list = field(default_factory=list)
     targets: list = field(default_factory=list)
+    correct: list = field(default_factory=list)  # whether the model finds the class in the image, where it is
+    difficult: list = field(default_factory=list)  # `Sample.is_difficult`, of the object that is the truth
     failures: dict = field(default_factory=dict)  # row -> Failure
     batches: list = field(default_factory=list)
 
     def row(self, name, target=NO_TARGET):
         self.ids.append(name)
         self.targets.append(target)
+        self.correct.append(False)
+        self.difficult.append(False)
         return len(self.ids) - 1
 
     def column(self, results):
@@ -208,13 +212,21 @@ def _add_batch(block, model, data, rows, many):
         return
     places, samples, labels = zip(*rows)
     y = torch.tensor(labels, device=x.device) if many else found.argmax(1)
-    for place, target in zip(places, y.tolist()):
+    alike = same_classes(model, data)
+    shown = [target if alike and target in sample.labels else next(iter(sample.labels), None) for sample, target in zip(samples, y.tolist())]
+    predicted = _predicted(found, many).gather(1, y[:, None])[:, 0].tolist()
+    for place, target, sample, label, hit in zip(places, y.tolist(), samples, shown, predicted):
         block.targets[place] = target
-    shown = [
-        target if same_classes(model, data) and target in sample.labels else next(iter(sample.labels), None)
-        for sample, target in zip(samples, y.tolist())
-    ]
+        block.correct[place] = hit and alike and target in sample.labels
+        block.difficult[place] = label is not None and sample.is_difficult(label)
     block.batches.append(Batch(x, y, list(samples), shown, list(places), model))
+
+
+def _predicted(logits, many):
+    """Which classes [B,C] a model predicts: its top-1; of several labels all with p >= 1/2, the likeliest where none has that."""
+    top = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, keepdim=True), True)
+    likely = logits >= 0
+    return torch.where(likely.any(1, keepdim=True), likely, top) if many else top
 
 
 def _unfit(row, labels, many):

@@ -14,7 +14,7 @@ import torch
 from xai_repro.metrics.parts import worth
 from xai_repro.models.zoo import pick_device
 from xai_repro.network.forward import predict
-from xai_repro.registry import methods as known_methods, metric_info
+from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.store.sharing import forgetting, sharing
 from xai_repro.study.asked import Asked, labelled_data, labelled_models, loader, networks_of, the_data, the_model, with_hyper
 from xai_repro.study.evaluate import dealt, evaluate, Job, size_of, values_of
@@ -98,8 +98,8 @@ def _scored(model, block, metrics, job):
         with forgetting():
             for metric in metrics:
                 values, statuses, _ = block.column([values_of(model, one, m, Asked(name, name, "{}"), metric, job) for one, m in zip(block.batches, maps)])
-                for row in zip(block.ids, block.targets, values, empty, statuses):
-                    found = dict(zip(("image_id", "target", "value", "empty", "status"), row))
+                for row in zip(block.ids, block.targets, values, empty, block.correct, block.difficult, statuses):
+                    found = dict(zip(("image_id", "target", "value", "empty", "correct", "difficult", "status"), row))
                     yield found | {
                         "paper": "", "dataset": job.data_label, "model": job.model_label, "run": job.run, "method": name, "hyper": _hyper(metric),
                         "metric": metric.label, "seconds": np.nan,
@@ -145,12 +145,15 @@ def together(model, samples):
     return torch.tensor(found, dtype=torch.float64)
 
 
-def alone_and_together(model, samples):
-    """What each part is worth alone and with all others (`together`), mean over images: one row per part."""
-    x = torch.stack([sample.image for sample in samples]).to(next(model.parameters()).device)
-    alone = worth(model, x, predict(model, x).argmax(1), samples).effect.double().mean(0).tolist()
-    means = together(model, samples).mean(0).tolist()
-    return pd.DataFrame({"part": list(samples[0].counterfactuals.shapes), "alone": alone, "together": means, "n": len(samples)})
+def alone_and_together(models, samples):
+    """What each part is worth alone and with all others (`together`), mean over images: one row per model and part. models: {label: module}."""
+    found = []
+    for label, model in models.items():
+        x = torch.stack([sample.image for sample in samples]).to(next(model.parameters()).device)
+        alone = worth(model, x, predict(model, x).argmax(1), samples).effect.double().mean(0).tolist()
+        means = together(model, samples).mean(0).tolist()
+        found.append(pd.DataFrame({"model": label, "part": list(samples[0].counterfactuals.shapes), "alone": alone, "together": means, "n": len(samples)}))
+    return pd.concat(found, ignore_index=True)
 
 
 def _shapley(values, p, players):
@@ -303,3 +306,32 @@ def said(judgement):
 def _listed(names):
     names = list(names)
     return "none of them" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def pointing(df, family="relevance"):
+    """Does a method that points better at the object point better at the parts that decide? Kendall's tau of the two orders, among the methods of a family.
+
+    df: rows of `evaluate` and of `truth_rows`, with `pointing-game`. One row per model and metric of BY_PARTS: tau with low and high, methods,
+    and the best method at pointing and by the metric. Raises the errors of `judged`.
+    """
+    df = checked_rows(df, ["method", "metric"])
+    own = {name for name in known_methods() if method_info(name).family == family}
+    judgement = judged(df[df["method"].isin({*own, *KNOWING}) & df["metric"].isin(["pointing-game", *BY_PARTS])])
+    means = df[df["method"].isin(own)].groupby(["model", "metric", "method"])["value"].mean()
+    found = []
+    for row in judgement.to_dict("records"):
+        for truth in BY_PARTS:
+            pointing_best, best = (means[row["model"], metric].idxmax() for metric in ("pointing-game", truth))
+            numbers = {"tau": row[truth], "low": row[f"{truth} low"], "high": row[f"{truth} high"], "methods": row["methods"]}
+            found.append({"model": row["model"], "by": truth} | numbers | {"best at pointing": pointing_best, "best by it": best})
+    return pd.DataFrame(found)
+
+
+def said_of_pointing(found):
+    """The result of `pointing` in one sentence per model."""
+    told = []
+    for model, part in found.groupby("model", sort=False):
+        yes, no, open_ = (list(part["by"][chosen]) for chosen in (part["low"] > 0, part["high"] < 0, (part["low"] <= 0) & (part["high"] >= 0)))
+        words = [f"{verb} {_listed(names)}" for verb, names in (("yes by", yes), ("no, rather the reverse, by", no), ("undecided by", open_)) if names]
+        told.append(f"**{model}**, {part['methods'].iat[0]} methods: {'; '.join(words)}.")
+    return "\n\n".join(told)

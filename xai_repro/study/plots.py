@@ -302,7 +302,7 @@ def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
         if places.shape != values.shape:
             raise ValueError(f"curve '{label}' has {len(values)} values; x has {len(places)}")
         colour, marker = COLOURS[number % 8], MARKERS[number % 8]
-        axis.plot(places, values, color=colour, marker=marker, markevery=max(1, len(values) // 8), label=label, linewidth=2)
+        axis.plot(places, values, color=colour, marker=marker, markevery=max(1, len(values) // 8), label=label, linewidth=2, linestyle="-" if number < 8 else "--")
         if bands and label in bands:
             axis.fill_between(places, *np.asarray(bands[label], float), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -315,6 +315,16 @@ def curves(lines, x=None, bands=None, xlabel="", ylabel="", log=False):
     if lines:
         axis.legend(frameon=False, fontsize=10)
     return figure
+
+
+def along(summarised, x, by, xlabel="", ylabel=""):
+    """Means of a summary along one of its columns x, with their intervals: a curve for each value of the columns `by`.
+
+    summarised: the result of `tables.summary`, with x as a column of numbers, the same ones for every curve.
+    """
+    parts = {", ".join(map(str, key)): part.sort_values(x) for key, part in summarised.groupby(list(by), sort=False)}
+    places = next(iter(parts.values()))[x].to_numpy() if parts else None
+    return curves({label: part["mean"] for label, part in parts.items()}, places, {label: (part["low"], part["high"]) for label, part in parts.items()}, xlabel or x, ylabel)
 
 
 def _scale(values):

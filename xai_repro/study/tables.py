@@ -1,5 +1,6 @@
 """Our numbers beside the printed ones, and tables as a page shows them."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 
 from xai_repro.errors import whole_number
 from xai_repro.published import published
-from xai_repro.registry import methods, metrics
+from xai_repro.registry import method_info, methods, metrics
 from xai_repro.store.files import whole, writable
 from xai_repro.study.printed import headed
 from xai_repro.study.resampling import interval, resampled, units
@@ -34,6 +35,8 @@ STANDS_IN = {
     "resnet50": "mini-resnet",
     "resnet101": "mini-resnet",
 }
+# Gradient Hedging's tables are of two data sets, and so both drawn ones answer to it.
+STANDS_IN_FOR = {"gradient_hedging": {"coco2014": "mini-birds"}}
 # Where a paper's table leaves the data set or model open: Collection-CAM pools ImageNet, UC Merced and CUB, and
 # LIFT-CAM's tables 7 to 10 repeat the main paper's experiment, which is on VGG16.
 UNSAID = {"dataset": "imagenet", "model": "vgg16"}
@@ -127,7 +130,7 @@ def simulations(df, paper, table, runs):
     here = joined.dropna(subset=["ours"]).drop_duplicates("method")
     used = df[df["metric"].isin(joined["metric"]) & df["method"].isin(here["method"])]
     for key, stands_for in (("dataset", numbered["dataset"].iat[0]), ("model", numbered["model"].iat[0])):
-        used = used[used[key] == present(set(used[key]), key, stands_for)]
+        used = used[used[key] == present(set(used[key]), key, stands_for, paper)]
     images = pd.factorize(used["image_id"])[0]
     if used["image_id"].nunique() < runs:
         raise ValueError(f"{used['image_id'].nunique()} images of table {table} of {paper} are too few for {runs} runs")
@@ -153,8 +156,8 @@ def _sums_together(rows, cells):
 def _joined(df, paper, table, row, column):
     df = checked_rows(df, [*BY, "image_id", "target", "value", "seconds", "status"])
     cells = _cells(paper, table, row, column)
-    means = summary(with_time(df))
-    joined = pd.DataFrame([cell | _ours(means, cell) for cell in cells.to_dict("records")])
+    means = summary(with_time(df)[lambda rows: rows["metric"].isin(cells["metric"])])
+    joined = pd.DataFrame([cell | _ours(means, cell, paper) for cell in cells.to_dict("records")])
     both = joined["paper"].notna() & joined["ours"].notna()
     for rank, source in (("paper_rank", "paper"), ("rank", "ours")):
         joined[rank] = np.nan
@@ -180,14 +183,14 @@ def _with_heading(cells, key, text):
     return exact if text and len(exact) else cells[cells[key].str.contains(text, regex=False)]
 
 
-def _ours(means, cell):
+def _ours(means, cell, paper):
     """Our number for a printed cell, or why there is none."""
     none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": np.nan, "stands_in": "", "used": "", "found": None}
     here, stands_in, places = means[means["metric"] == cell["metric"]], [], []
     for key in ("dataset", "model"):
-        used = present(set(here[key]), key, cell[key])
+        used = present(set(here[key]), key, cell[key], paper)
         if used is None:
-            return none | {"status": _not_run(cell, f"no rows of {cell['metric']} on {' or '.join(_candidates(key, cell[key]))}")}
+            return none | {"status": _not_run(cell, f"no rows of {cell['metric']} on {' or '.join(_candidates(key, cell[key], paper))}")}
         here, places = here[here[key] == used], [*places, used]
         stands_in += [f"{used} for {cell[key] or 'what the table leaves open'}"] * (used != cell[key])
     none |= {"stands_in": ", ".join(stands_in), "used": ", ".join(places)}
@@ -209,14 +212,15 @@ def _ours(means, cell):
     }  # fmt: skip
 
 
-def present(names, key, name):
+def present(names, key, name, paper):
     """Which of the data sets or models (key) that were run answers to a paper's: itself, else its stand-in, else None."""
-    return next((one for one in _candidates(key, name) if one in names), None)
+    return next((one for one in _candidates(key, name, paper) if one in names), None)
 
 
-def _candidates(key, name):
+def _candidates(key, name, paper):
     real = name or UNSAID[key]
-    return [real, STANDS_IN[real]] if real in STANDS_IN else [real]
+    stands_in = STANDS_IN | STANDS_IN_FOR.get(paper, {})
+    return [real, stands_in[real]] if real in stands_in else [real]
 
 
 def _not_run(cell, otherwise):
@@ -233,7 +237,7 @@ def _not_run(cell, otherwise):
 def side_by_side(compared, bold="**{}**"):
     """A paper's table with ours beside it: the result of `compare`, one row per method, text as it is shown.
 
-    Columns: per group the paper's number as printed, ours with as many decimals, and our interval. Where several groups have the same
+    Columns: map (`sign_of`), then per group the paper's number as printed, ours with as many decimals, and our interval. Where several groups have the same
     stand-in, ours is shown once, after the paper's last. The best of a column is set by `bold`, though none of ours with a tenth of
     its maps empty or more; where nothing was run the cell says so.
     """
@@ -246,7 +250,7 @@ def side_by_side(compared, bold="**{}**"):
         direction, prefix = higher_is_better(metric), f"{group}: " if several else ""
         named = _together([name for name, _ in same]) + ": " if several else ""
         for cell in part.to_dict("records"):
-            row = rows.setdefault(cell["heading"], {})
+            row = rows.setdefault(cell["heading"], {"map": sign_of(cell["method"])})
             row[f"{prefix}paper"] = _shown(cell["printed"], cell["paper"], part["paper"], direction, digits, bold)
             if (group, metric) != same[-1]:
                 continue
@@ -277,7 +281,7 @@ def _with_maps(cell, part, column):
 
 
 def by_method(summarised, percent=True, bold="**{}**"):
-    """A summary laid out with one row per method and one column per metric, text as it is shown, the best set by `bold`,
+    """A summary laid out with one row per method, a column `map` (`sign_of`) and one column per metric, text as it is shown, the best set by `bold`,
     though none with a tenth of its maps empty or more; their share is said.
 
     Where the summary holds several data sets, models or settings, the row's name says which.
@@ -288,7 +292,8 @@ def by_method(summarised, percent=True, bold="**{}**"):
     for where, part in summarised.groupby([k for k in ("dataset", "model", "metric") if k in summarised], sort=False):
         metric = part["metric"].iat[0]
         for cell in part.to_dict("records"):
-            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {})
+            name = cell["method"] if cell["method"] in methods() else json.loads(cell.get("hyper", "{}")).get("method", "")
+            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {"map": sign_of(name)})
             if pd.isna(cell["mean"]):
                 row[metric] = re.split("[;:]", cell["status"])[0]
                 continue
@@ -297,6 +302,11 @@ def by_method(summarised, percent=True, bold="**{}**"):
             row[metric] = f"{text} ({cell['low'] * unit:.{digits}f} to {cell['high'] * unit:.{digits}f})"
             row[metric] += f", {cell['empty']:.0%} empty" if cell.get("empty", 0) >= EMPTY else ""
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
+
+
+def sign_of(method):
+    """What signs the values of a method's maps can have by its definition: "\u2265 0" or "\u00b1"; "" for what is no method."""
+    return ("\u00b1" if method_info(method).signed else "\u2265 0") if method in methods() else ""
 
 
 def style(table):
