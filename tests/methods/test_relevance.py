@@ -1,5 +1,7 @@
 """Maps of relevance against plain second writings: starts, contrasts, excitation, Relevance-CAM, and what they share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,6 +168,22 @@ def test_where_excitation_backprop_stops():
     torch.testing.assert_close(explain("lrp", layer="input"), explain("lrp"), rtol=0, atol=0)
     found = explain("excitation-backprop", layer="input")
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["excitation-backprop", "contrastive-excitation-backprop"])
+def test_the_last_step_to_a_layer_of_a_resnet_costs_nothing_and_changes_nothing(name):
+    """Bottlenecks begin with a convolution of 1x1, whose relevance stays at its place; the images' layer is another matter."""
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.resnet50(weights=None).double().eval()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for layer in ("layer3", "layer4.0", "layer4.0.relu#1", "layer2.1.conv1"):
+        table = methods.CONTRAST if name.startswith("contrastive") else methods.EXCITATION
+        y = torch.tensor([3, 700])
+        full = relevance(model, x, y, replace(table, summed=False), methods.one_hot, layer)[0].sum(1)
+        quick = relevance(model, x, y, table, methods.one_hot, layer)[0].sum(1)
+        torch.testing.assert_close(quick, full, rtol=1e-8, atol=1e-14, msg=layer)
 
 
 def test_the_dual_of_a_class_is_its_weights_with_the_other_sign():

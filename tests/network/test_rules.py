@@ -186,3 +186,40 @@ def test_dead_outputs_lose_relevance_and_nothing_is_infinite():
     for rule in (rules.alpha1beta0, rules.alpha2beta1, rules.excitation, rules.zero, rules.epsilon, rules.z_box):
         found = rule(layer)(torch.ones(layer.z.shape, dtype=torch.float64))
         assert (found == 0).all()
+
+
+# -- through a 1x1 convolution at the bottom, only the sum of the inputs' shares is asked for -----------------------------------
+
+
+def pointwise(stride=1, padding=0, groups=1, kernel=1, bottom=True, signed=False):
+    """A dead place, an output that no input can feed, and one that only a late input feeds."""
+    x, W, b = _drawn([(2, 6, 5, 4), (8, 6 // groups, kernel, kernel), (8,)], signed, 0)
+    x[1, :, 2, 2] = 0
+    if kernel == 1 and groups == 1:
+        W[3], W[5, :5], W[5, 5] = -W[3].abs(), -W[5, :5].abs(), 1.0
+    options = [stride] * 2, [padding] * 2, [1, 1], groups
+    layer = Layer(W, b, options, False, bottom)
+    layer.kept = [x, F.conv2d(x, W, b, *options)]
+    return layer
+
+
+@pytest.mark.parametrize("some", [1, 4, 6, 64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_in_place_gives_the_sum_of_the_shares(stride, some):
+    layer = pointwise(stride)
+    R = torch.randn(layer.z.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    shares, found = rules.excitation(layer)(R), rules.in_place(layer, some)(R)
+    torch.testing.assert_close(found.sum(1), shares.sum(1))
+    assert (found[:, 1:] == 0).all() and found.shape == layer.x.shape
+    assert not torch.allclose(found.sum((1, 2, 3)), R.sum((1, 2, 3)))  # not all of it can be taken
+    summed = rules.Rules(rules.excitation, summed=True)
+    torch.testing.assert_close(summed.of(layer)(R), found)
+
+
+def test_in_place_is_for_what_stays_in_its_place():
+    assert rules.stays(pointwise()) and rules.stays(pointwise(stride=2))
+    for other in ({"padding": 1}, {"groups": 2}, {"kernel": 3}, {"bottom": False}, {"signed": True}):
+        assert not rules.stays(pointwise(**other)), other
+    layer, _ = linear(False)
+    layer.bottom = True
+    assert not rules.stays(layer) and rules.Rules(rules.excitation).of(pointwise())(torch.ones(2, 8, 5, 4))[:, 1:].any()

@@ -129,6 +129,14 @@ def test_different_needs_no_difference_of_means(monkeypatch):
     assert outcome(monkeypatch, df.assign(value=0.5), test="different", method="lift-cam", than="grad-cam", **DROP)["outcome"] == "fails"
 
 
+@pytest.mark.parametrize("test", ["better", "different"])
+def test_the_same_hits_are_no_proof_of_the_same_method(monkeypatch, test):
+    """Values of 0 and 1 that agree on sixty images may differ on the next; other numbers that agree so often are the same by algebra."""
+    for values, expected in ((np.tile([1.0, 0.0], 30), "undecided"), (np.ones(60), "undecided"), (np.tile([1.0, 0.5], 30), "fails")):
+        df = pd.concat([rows(values, method=name) for name in ("lift-cam", "grad-cam")])
+        assert outcome(monkeypatch, df, test=test, method="lift-cam", than="grad-cam", **DROP)["outcome"] == expected
+
+
 def test_the_numbers_are_of_the_weakest(monkeypatch):
     df = pd.concat([rows(NOISE - 3, method="lift-cam"), rows(NOISE, method="grad-cam"), rows(NOISE - 2, method="xgrad-cam"), rows(NOISE - 1, method="score-cam")])
     found = outcome(monkeypatch, df, test="better", method="lift-cam", than=["grad-cam", "xgrad-cam", "score-cam"], **DROP)

@@ -161,7 +161,7 @@ def test_kendall_equals_scipy():
 
 def test_side_by_side_marks_the_best_and_keeps_the_papers_decimals():
     found = tables.side_by_side(tables.compare(table7(LIFT | {"score-cam": 0.9}), "lift_cam", 7, column="/ Average"))
-    assert list(found.columns) == ["map", "paper", "ours", "95 %"] and set(found["map"]) == {"\u2265 0"}
+    assert list(found.columns) == ["map", "paper", "ours", "95 %"] and set(found["map"]) == {""}
     assert found.loc["LIFT-CAM", "paper"] == "**26.30**" and found.loc["LIFT-CAM", "ours"] == "26.30"
     assert found.loc["Score-CAM", "ours"] == "**90.00**" and found.loc["Grad-CAM", "95 %"] == "24.35 to 24.35"
 
@@ -173,12 +173,16 @@ def test_by_method_shows_percent_and_reasons():
     assert found.loc["cam", "increase-in-confidence"] == "needs a linear head"
 
 
-def test_one_sign_by_definition_is_said():
-    df = pd.concat([rows([0.5] * 20, method=name, hyper=hyper) for name, hyper in (
-        ("grad-cam", "{}"), ("lrp", "{}"), ("Ours", '{"method": "clrp"}'), ("Theirs", '{"gamma": 2, "method": "gradient-hedging"}'), ("oracle", "{}"),
-    )])  # fmt: skip
-    found = tables.by_method(tables.summary(df).drop(columns="model"))["map"].to_dict()
-    assert {name.split(",")[0]: sign for name, sign in found.items()} == {"grad-cam": "\u2265 0", "lrp": "\u00b1", "Ours": "\u2265 0", "Theirs": "\u00b1", "oracle": ""}
+def test_the_signs_of_maps_are_said():
+    cells = {"none": [False] * 20, "one": [True] + [False] * 19, "all": [True] * 20, "silent": [None] * 20}
+    df = pd.concat([rows([0.5] * 20, method=name).assign(negative=flags) for name, flags in cells.items()])
+    summary = tables.summary(df)
+    assert summary["negative"].tolist()[:3] == [0, 0.05, 1] and np.isnan(summary["negative"].iat[3])
+    assert tables.by_method(summary)["map"].to_dict() == {"none": "\u2265 0", "one": "\u00b1", "all": "\u00b1", "silent": ""}
+    other = df.assign(metric="average-drop-in-deletion", negative=[not flag if flag is not None else None for flag in df["negative"]])
+    assert tables.by_method(tables.summary(pd.concat([df, other])))["map"].to_dict() == {"none": "\u00b1", "one": "\u00b1", "all": "\u00b1", "silent": ""}
+    compared = tables.compare(table7({"lift-cam": 0.5, "grad-cam": 0.4}).assign(negative=lambda one: one["method"] == "grad-cam"), "lift_cam", 7, column="/ Average")
+    assert tables.side_by_side(compared)["map"][["LIFT-CAM", "Grad-CAM", "Score-CAM"]].tolist() == ["\u2265 0", "\u00b1", ""]
 
 
 def test_style_takes_every_table():
@@ -192,7 +196,7 @@ def test_save_is_repeatable_and_leaves_nothing_behind(tmp_path):
     compared = tables.compare(table7(LIFT), "lift_cam", 7, column="/ Average")
     path = tables.save(compared, tmp_path / "deep" / "table.csv")
     text = path.read_bytes()
-    assert "LIFT-CAM,\u2265 0,**26.30**,**26.30**,26.30 to 26.30" in text.decode()
+    assert b"LIFT-CAM,,**26.30**,**26.30**,26.30 to 26.30" in text
     assert tables.save(compared, path).read_bytes() == text and [p.name for p in path.parent.iterdir()] == ["table.csv"]
     assert tables.save(pd.DataFrame({"x": [0.123456]}), tmp_path / "plain.csv").read_text() == "x\n0.1235\n"
 

@@ -76,5 +76,5 @@ def fullgrad(model, x, y=None):
 
 
 def _psi(term, size):
-    scaled = normalize(term.abs().flatten(1, 2)).view_as(term)
-    return F.interpolate(scaled, size=size, mode="bilinear", align_corners=False).sum(1) if term.shape[-2:] != size else scaled.sum(1)
+    M = normalize(term.abs().flatten(1, 2)).view_as(term).sum(1, keepdim=True)  # before it is upsampled, which is linear
+    return (F.interpolate(M, size=size, mode="bilinear", align_corners=False) if term.shape[-2:] != size else M)[:, 0]

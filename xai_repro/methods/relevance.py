@@ -120,8 +120,8 @@ def sglrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
     return summed(model, x, y, table(rule, first), softmax_gradient, layer)
 
 
-EXCITATION = Rules(rules.excitation, weight=contribution, fold=False)
-CONTRAST = Rules(rules.excitation, last=rules.contrast, weight=contribution, fold=False)
+EXCITATION = Rules(rules.excitation, weight=contribution, fold=False, summed=True)
+CONTRAST = Rules(rules.excitation, last=rules.contrast, weight=contribution, fold=False, summed=True)
 
 
 def middle(model, x, layer):

@@ -25,12 +25,12 @@ from xai_repro.numerics.algebra import wide
 class Layer:
     """A linear layer or convolution in one forward pass, as a rule sees it.
 
-    x: its input; W, b: weights and bias (None without one), those of a folded BatchNorm included; z = of(x, W) + b. linear, first, last:
-    whether it is no convolution, reads the images, gives the logits. gradient: of `Rules.score` at x, where there is one.
+    x: its input; W, b: weights and bias (None without one), those of a folded BatchNorm included; z = of(x, W) + b. linear, first, last,
+    bottom: whether it is no convolution, reads the images, gives the logits, reads what is there where relevance stops. gradient: of `Rules.score` at x, where there is one.
     """
 
-    def __init__(self, W, b, options, first):
-        self.W, self.b, self.options, self.first, self.last = wide(W), None if b is None else wide(b), options, first, False
+    def __init__(self, W, b, options, first, bottom=False):
+        self.W, self.b, self.options, self.first, self.last, self.bottom = wide(W), None if b is None else wide(b), options, first, False, bottom
         self.linear, self.kept, self.gradient, self.send = options is None, [None, None], None, None
 
     x, z = property(lambda self: self.kept[0]), property(lambda self: self.kept[1])
@@ -77,12 +77,13 @@ class Layer:
 class Propagation(TorchFunctionMode):
     """While active, what is computed from tensors that ask for gradients gets a backward pass of relevance by some Rules.
 
-    layers: those met, in order; inputs: of each its input. gradients: while true, the backward pass is that of gradients after all. off: nothing is caught any more.
+    layers: those met, in order; inputs: of each its input. gradients: while true, the backward pass is that of gradients after all. off: nothing is caught any more. y: the classes whose
+    relevance is under way.
     """
 
     def __init__(self, rules):
         super().__init__()
-        self.rules, self.layers, self.gradients, self.off = rules, [], False, False
+        self.rules, self.layers, self.gradients, self.off, self.y = rules, [], False, False, None
         self.inputs, self._held = [], {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -93,6 +94,7 @@ class Propagation(TorchFunctionMode):
         name, inplace, args = _called(function, args, kwargs)
         if inplace:
             self._about_to_write(args[0])
+            args[0].at_the_bottom = False
         inner = any(getattr(one, "behind_a_layer", False) for one in given)
         if name in STEPS or name in ACTIVATIONS:
             x, *rest = args if args else [kwargs.pop("input")]
@@ -117,7 +119,7 @@ class Propagation(TorchFunctionMode):
 
     def layer(self, x, W, b, options):
         """A layer's output, whose relevance is handed to x by the layer's rule, which is made when it is first needed."""
-        layer = Layer(W, b, options, first=not getattr(x, "behind_a_layer", False))
+        layer = Layer(W, b, options, not getattr(x, "behind_a_layer", False), getattr(x, "at_the_bottom", False))
 
         def forward(x):
             z = layer.forward(wide(x))
@@ -191,18 +193,20 @@ def _called(function, args, kwargs):
 # -- from the logits to the images, or to a layer; from a layer to the images -----------------------------------------------
 
 
-def relevance(model, x, y, rules, start, layer=None):
+def relevance(model, x, y, rules, start, layer=None, at=None):
     """R [B,C,H,W] at the images, or [B,K,h,w] at the output of a layer; and what is there, the images or that output.
 
     start(logits [B,C], y [B]) -> R [B,C]: where relevance begins. layer: a name; None for the images. Several classes of each image,
-    y [B,N], give R [N,B,...]: what depends on the images alone is computed once. In float32 at least. Costs one forward pass and
-    what the rules cost above the layer.
+    y [B,N], give R [N,B,...]: what depends on the images alone is computed once. at: {name: function(A, R, y) -> R}, what is done to
+    relevance where it arrives at the outputs A of layers. In float32 at least. Costs one forward pass and what the rules cost above the layer.
     Raises NotApplicable for a function that has no rule, UnknownName for a layer, ValueError for one that gives no maps.
     """
 
     def run():
         with _caught(model, x, rules, images=layer is None) as (mode, leaf):
             reached = [leaf]
+            for name, function in (at or {}).items():
+                _passing(model, mode, name, function)
             if layer is not None:
                 reached = _at(model, layer, lambda output: wide(output).dtype)
             logits = wide(logits_of(model(leaf.clone()), len(x)))
@@ -212,7 +216,9 @@ def relevance(model, x, y, rules, start, layer=None):
             classes = [resolve_target(logits.detach(), one) for one in (y.T if several else [y])]
             if rules.score is not None:
                 mode.tell_gradients(rules.score(logits, classes[0]))
-            found = [torch.autograd.grad(logits, reached[0], start(logits.detach(), one), retain_graph=True)[0] for one in classes]
+            found = []
+            for mode.y in classes:
+                found += torch.autograd.grad(logits, reached[0], start(logits.detach(), mode.y), retain_graph=True)
             return (torch.stack(found) if several else found[0]), reached[0].detach()
 
     return borrowed(model, run)
@@ -276,10 +282,29 @@ def _at(model, layer, function):
         dtype = function(output)
         reached.append(wide(output).detach().clone().requires_grad_())
         reached[0].behind_a_layer = True
-        return reached[0].clone().to(dtype)  # which the next module may write to
+        output = reached[0].clone().to(dtype)  # which the next module may write to
+        output.at_the_bottom = True
+        return output
 
     hook(where.module, "forward", end)
     return reached
+
+
+def _passing(model, mode, layer, function):
+    """At the output A of a layer, relevance R becomes function(A, R, y)."""
+    where, runs = place(model, layer), []
+
+    def end(module, args, output):
+        runs.append(1)
+        if where.call not in (None, len(runs) - 1) or not reads(output):
+            return None
+        made = mode.step(lambda A: A.clone(), lambda R, A: [function(A, R, mode.y)], output)
+        for fact in ("layer", "behind_a_layer"):  # a BatchNorm behind it still belongs to its convolution
+            if hasattr(output, fact):
+                setattr(made, fact, getattr(output, fact))
+        return made
+
+    hook(where.module, "forward", end)
 
 
 def _twice(layer):

@@ -34,7 +34,7 @@ class Rules:
 
     convolution: the rule of convolutions, and of all layers that have no other. linear, first, last: of linear layers, of those that
     read the images, of the one that gives the logits. weight: of a summand, in sums and averages. branch: of two summands, the first
-    alone gets relevance (a block's convolutions, not its shortcut). fold: whether a BatchNorm belongs to the convolution before it;
+    alone gets relevance (a block's convolutions, not its shortcut). summed: only the sums of R over channels are asked for where relevance stops. fold: whether a BatchNorm belongs to the convolution before it;
     otherwise, and elsewhere, relevance passes it unchanged. score(logits, y) -> [B]: whose gradient the layers are told, if any.
     """
 
@@ -44,11 +44,14 @@ class Rules:
     last: Callable | None = None
     weight: Callable = positive_part
     branch: bool = False
+    summed: bool = False
     fold: bool = True
     score: Callable | None = None
 
     def of(self, layer):
         """The rule of one layer, made for it."""
+        if self.summed and stays(layer):
+            return in_place(layer)
         own = (layer.last and self.last) or (layer.first and self.first) or (layer.linear and self.linear)
         return (own or self.convolution)(layer)
 
@@ -122,6 +125,30 @@ def of_sign(layer, sign):
 def excitation(layer):
     """x W+, whatever the sign of x: the probability that a neuron was the winner   [Zhang et al. 2018, eq. 5]."""
     return shared(layer, (layer.x, positive(layer.W)))
+
+
+def stays(layer):
+    """Whether a layer reads, unchanged, what is there where relevance stops, and hands all that arrives at a place to one place: a 1x1 convolution."""
+    return layer.bottom and layer.pointwise and not layer.linear and layer.options[1] == [0, 0] and layer.options[3] == 1 and bool((layer.x >= 0).all())
+
+
+def in_place(layer, some=64):
+    """`excitation` through a 1x1 convolution in sum over its inputs, all put into the first: each output's relevance, where an input can take it.
+
+    An output has a taker where x W+ is not 0: some of the inputs tell that of almost all outputs, and only if that leaves a doubt all are asked.
+    So the sum costs next to nothing, where each input's share costs the convolution twice.
+    """
+    x, W, stride = layer.x, positive(layer.W), layer.options[0]
+    taken, alive = layer.of(x[:, :some], W[:, :some]) > 0, (x > 0).any(1, keepdim=True)[..., :: stride[0], :: stride[1]]
+    if (alive & ~taken).any():
+        taken = layer.of(x, W) > 0
+
+    def send(R):
+        found = torch.zeros_like(x)
+        found[:, :1, :: stride[0], :: stride[1]] = torch.where(taken, R, 0).sum(1, keepdim=True)
+        return found
+
+    return send
 
 
 def contrast(layer):

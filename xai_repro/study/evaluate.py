@@ -56,7 +56,8 @@ def evaluate(
     scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
 
     Returns a DataFrame with the columns COLUMNS: run, the number of the network; value float, NaN where undefined or not applicable;
-    seconds per image for the explanation; empty, whether the map has no positive value; correct, whether the class is labelled and the model
+    seconds per image for the explanation; empty, whether the map has no positive value, and negative, whether it has a
+    negative one; correct, whether the class is labelled and the model
     predicts it (as its top-1; of several labels with p >= 1/2, or as the likeliest where none has that); difficult, whether TorchRay's
     rule calls the object so (`Sample.is_difficult`); status "ok", "undefined" or the reason why there is no value; target -1 for an image
     that could not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
@@ -199,17 +200,24 @@ def run(job, step=lambda images: None, load=None):
         block = block_of(model, data, job)
         for method, wanted, missing, kept in ((m, *part, path) for m, every, path in job.todo for part in _by_kind(every)):
             maps, seconds = _kept(model, block, method, wanted, job, step, kept)
-            empty = [torch.zeros(len(batch.x), dtype=torch.bool) if isinstance(one, Failure) else ~(one > 0).flatten(1).any(1)
-                     for batch, one in zip(block.batches, maps)]  # fmt: skip
+            signs = signs_of(block, maps)
             with forgetting():
                 for metric, path in missing:
                     results = [values_of(model, batch, one, method, metric, job) for batch, one in zip(block.batches, maps)]
                     values, statuses, sure = block.column(results)
-                    table = shards.table_of(job, model, block, method, metric, values, statuses, seconds, block.flags(empty))
+                    table = shards.table_of(job, model, block, method, metric, values, statuses, seconds, signs)
                     if path and sure:  # what failed by surprise (memory, a bug) is tried again next time
                         shards.write(table, path)
                     tables[method, metric] = table
     return tables
+
+
+def signs_of(block, maps):
+    """Of every row whether its map is `empty`, without a positive value, and whether it has a `negative` one. maps: a batch's, or a Failure."""
+    made = [torch.zeros(len(batch.x), 1) if isinstance(one, Failure) else one.flatten(1) for batch, one in zip(block.batches, maps)]
+    failed = [isinstance(one, Failure) for one in maps]
+    empty = [~(one > 0).any(1) & (not fail) for one, fail in zip(made, failed)]
+    return {"empty": block.flags(empty), "negative": block.flags([(one < 0).any(1) for one in made])}
 
 
 def _by_kind(missing):

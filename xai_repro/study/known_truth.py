@@ -17,12 +17,12 @@ from xai_repro.network.forward import predict
 from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.store.sharing import forgetting, sharing
 from xai_repro.study.asked import Asked, labelled_data, labelled_models, loader, networks_of, the_data, the_model, with_hyper
-from xai_repro.study.evaluate import dealt, evaluate, Job, size_of, values_of
+from xai_repro.study.evaluate import dealt, evaluate, Job, signs_of, size_of, values_of
 from xai_repro.study.images import block_of
 from xai_repro.study.profiles import profile as settings_of
 from xai_repro.study.shards import COLUMNS
 from xai_repro.study.resampling import interval, mean_of, resampled, units
-from xai_repro.study.statistics import checked_rows, EMPTY, empty_share, higher_is_better, kendall, with_run
+from xai_repro.study.statistics import checked_rows, EMPTY, share_of, higher_is_better, kendall, with_run
 
 KNOWING = ("oracle", "object")  # rows that are made of the truth
 BY_PARTS = ("part-share", "part-hit", "part-correlation")
@@ -94,12 +94,12 @@ def maps_of_truth(model, x, y, samples):
 def _scored(model, block, metrics, job):
     for name in KNOWING:
         maps = [one.worth.oracle if name == "oracle" else one.truth("mask").to(one.x) for one in block.batches]
-        empty = block.flags([~(one > 0).flatten(1).any(1) for one in maps])
+        signs = signs_of(block, maps)
         with forgetting():
             for metric in metrics:
                 values, statuses, _ = block.column([values_of(model, one, m, Asked(name, name, "{}"), metric, job) for one, m in zip(block.batches, maps)])
-                for row in zip(block.ids, block.targets, values, empty, block.correct, block.difficult, statuses):
-                    found = dict(zip(("image_id", "target", "value", "empty", "correct", "difficult", "status"), row))
+                for row in zip(block.ids, block.targets, values, *signs.values(), block.correct, block.difficult, statuses):
+                    found = dict(zip(("image_id", "target", "value", *signs, "correct", "difficult", "status"), row))
                     yield found | {
                         "paper": "", "dataset": job.data_label, "model": job.model_label, "run": job.run, "method": name, "hyper": _hyper(metric),
                         "metric": metric.label, "seconds": np.nan,
@@ -233,7 +233,7 @@ def _means(df, pairs):
     """Names of the methods that have values, and a function from weights [S, pairs] of pairs of run and image to their means [S, M]."""
     names, sums, counts = [], [], []
     for (method, hyper), part in df.groupby(["method", "hyper"], sort=False):
-        part = part[:0] if empty_share(part) >= EMPTY and method not in KNOWING else part
+        part = part[:0] if share_of(part, "empty") >= EMPTY and method not in KNOWING else part
         part = part.dropna(subset="value")
         if len(part):
             sums.append(np.bincount(part["unit"], part["value"], pairs))

@@ -38,10 +38,10 @@ class Cells:
 
 
 def better(cells, method, than, metric, dataset, model, than_model=None):
-    """A method is better than another in a metric, in the metric's direction."""
+    """A method is better than another in a metric, in the metric's direction. Two that are the same up to rounding are not."""
     pair = _pair(cells, method, than, metric, dataset, model, than_model)
     estimate, samples = pair.gain()
-    same = np.abs([estimate, *interval(samples)]).max() < _SAME
+    same = np.abs([estimate, *interval(samples)]).max() < _SAME and not pair.whole
     return [pair.comparison(estimate, samples, 0.0, 1, strict=True, certain=False if same else None, prefix="no difference: " if same else "")]
 
 
@@ -54,7 +54,7 @@ def different(cells, method, than, metric, dataset, model):
     """Two methods do not give the same values of a metric."""
     pair = _pair(cells, method, than, metric, dataset, model)
     estimate, samples = pair.gain()
-    same = np.abs(pair.values - pair.others).max() < _SAME
+    same = np.abs(pair.values - pair.others).max() < _SAME and not pair.whole
     low, high = interval(samples)
     found = pair.comparison(estimate, samples, 0.0, 1, certain=False if same else None, prefix="no difference: " if same else "")
     return [found | {"holds": not same and (low > 0 or high < 0), "against": same, "margin": abs(estimate)}]
@@ -175,6 +175,11 @@ class Values:
     comparable = True
     least = LEAST_IMAGES
 
+    @property
+    def whole(self):
+        """Whether all values are 0 or 1: two methods that agree on some images may differ on the next, and need not be the same."""
+        return bool(np.isin([self.values, self.others], (0, 1)).all())
+
     def mean(self):
         return mean_of(self.values, self.images, self.runs, seed=self.seed)
 
@@ -217,6 +222,7 @@ class Times:
     comparable: bool
     seed: int = 0
     least = LEAST_REPETITIONS
+    whole = False
     comparison = Values.comparison
 
     def mean(self):

@@ -24,7 +24,7 @@ from xai_repro.store import fingerprint
 from xai_repro.store.files import whole, writable
 from xai_repro.study.asked import device_of, explains_again, in_run
 
-COLUMNS = ["paper", "dataset", "model", "run", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "empty", "correct", "difficult", "status"]
+COLUMNS = ["paper", "dataset", "model", "run", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "empty", "negative", "correct", "difficult", "status"]
 ROOT = Path(__file__).parents[2]
 
 
@@ -77,7 +77,7 @@ def forget_code():
     _CODE.clear()
 
 
-def table_of(job, model, block, method, metric, values, statuses, seconds, empty):
+def table_of(job, model, block, method, metric, values, statuses, seconds, signs):
     ids = block.ids
     columns = {
         "paper": [""] * len(ids),
@@ -91,7 +91,7 @@ def table_of(job, model, block, method, metric, values, statuses, seconds, empty
         "metric": [metric.name] * len(ids),
         "value": pa.array(values, pa.float64()),
         "seconds": pa.array([seconds] * len(ids), pa.float64()),
-        "empty": empty,
+        **signs,
         "correct": block.correct,
         "difficult": block.difficult,
         "status": statuses,
@@ -100,7 +100,7 @@ def table_of(job, model, block, method, metric, values, statuses, seconds, empty
     return pa.table(columns, _SCHEMA).replace_schema_metadata({"xai_repro": facts})
 
 
-_TYPES = {"run": pa.int64(), "target": pa.int64(), "value": pa.float64(), "seconds": pa.float64(), "empty": pa.bool_(), "correct": pa.bool_(), "difficult": pa.bool_()}
+_TYPES = {"run": pa.int64(), "target": pa.int64(), "value": pa.float64(), "seconds": pa.float64(), **dict.fromkeys(("empty", "negative", "correct", "difficult"), pa.bool_())}
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
 
 

@@ -36,7 +36,7 @@ def summary(df, by=BY):
 
     df: rows of `evaluate`. by: columns that tell the cells apart.
     Returns one row per cell, in the order of the rows: `by`, mean, low, high, n (images with a value), networks (runs: the
-    networks with their draws), empty (share of maps that are zero everywhere; NaN where the rows do not say), undefined
+    networks with their draws), empty (share of maps that are zero everywhere; NaN where the rows do not say), negative (share of maps with a negative value), undefined
     (rows without a value), status ("ok", or the most frequent reason where no row has a value). Values are in the
     metric's own unit (fractions, not percent). All rows of an image are drawn together, so that several classes in
     one image are not counted as independent; how runs and images are drawn says `resampling.resampled`. Seeded and repeatable.
@@ -45,7 +45,7 @@ def summary(df, by=BY):
     by = [by] if isinstance(by, str) else list(by)
     df = with_run(checked_rows(df, [*by, "image_id", "value"]))
     rows = [dict(zip(by, key)) | _estimate(cell) for key, cell in df.groupby(by, sort=False, dropna=False)]
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "networks", "empty", "undefined", "status"])
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n", "networks", "empty", "negative", "undefined", "status"])
 
 
 def with_run(df):
@@ -84,7 +84,7 @@ def timed(df):
 def _estimate(cell):
     values = cell["value"].to_numpy()
     defined = ~np.isnan(values)
-    found = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": empty_share(cell), "undefined": int((~defined).sum())}
+    found = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": share_of(cell, "empty"), "negative": share_of(cell, "negative"), "undefined": int((~defined).sum())}
     if not defined.any():
         said = cell["status"].dropna() if "status" in cell else []
         return found | {"status": said.mode().iat[0] if len(said) else "undefined"}
@@ -99,9 +99,9 @@ def _interval(values, images, runs):
     return interval(samples.clip(min(values), max(values)))  # stretched, a mean of shares might leave [0, 1]
 
 
-def empty_share(cell):
-    """Share of the rows' maps that are zero everywhere, of those that say so; NaN for none."""
-    said = cell["empty"].dropna() if "empty" in cell else []
+def share_of(cell, fact):
+    """Share of the rows of which a fact is true ("empty": the map is zero everywhere), of those that say so; NaN for none."""
+    said = cell[fact].dropna() if fact in cell else []
     return float(said.astype(float).mean()) if len(said) else np.nan
 
 

@@ -1,6 +1,5 @@
 """Our numbers beside the printed ones, and tables as a page shows them."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pandas as pd
 
 from xai_repro.errors import whole_number
 from xai_repro.published import published
-from xai_repro.registry import method_info, methods, metrics
+from xai_repro.registry import methods, metrics
 from xai_repro.store.files import whole, writable
 from xai_repro.study.printed import headed
 from xai_repro.study.resampling import interval, resampled, units
@@ -55,7 +54,7 @@ def compare(df, paper, table, row="", column=""):
 
     Returns the columns table, row, column, group and heading (of the two, the one that names the method is heading;
     methods are compared within a group), dataset, model, method, metric, printed, paper, ours, low, high (all in the
-    paper's unit), unit, n (images), networks, empty (share of empty maps), paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
+    paper's unit), unit, n (images), networks, empty (share of empty maps), negative (of those with a negative value), paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
     in place of what), used (the data set and model that were), status ("ok" or why there is no number of ours), mark.
     Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept or df is no such table.
     """
@@ -64,7 +63,7 @@ def compare(df, paper, table, row="", column=""):
 
 _COMPARED = [
     "table", "row", "column", "group", "heading", "dataset", "model", "method", "metric", "printed", "paper", "ours",
-    "low", "high", "unit", "n", "networks", "empty", "paper_rank", "rank", "stands_in", "used", "status", "mark",
+    "low", "high", "unit", "n", "networks", "empty", "negative", "paper_rank", "rank", "stands_in", "used", "status", "mark",
 ]  # fmt: skip
 
 
@@ -185,7 +184,7 @@ def _with_heading(cells, key, text):
 
 def _ours(means, cell, paper):
     """Our number for a printed cell, or why there is none."""
-    none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": np.nan, "stands_in": "", "used": "", "found": None}
+    none = {"ours": np.nan, "low": np.nan, "high": np.nan, "n": 0, "networks": 0, "empty": np.nan, "negative": np.nan, "stands_in": "", "used": "", "found": None}
     here, stands_in, places = means[means["metric"] == cell["metric"]], [], []
     for key in ("dataset", "model"):
         used = present(set(here[key]), key, cell[key], paper)
@@ -208,7 +207,7 @@ def _ours(means, cell, paper):
     one, unit = one.iloc[0], 100 if cell["unit"] == "%" else 1
     return none | {
         "ours": one["mean"] * unit, "low": one["low"] * unit, "high": one["high"] * unit, "n": one["n"], "networks": one["networks"],
-        "empty": one["empty"], "status": one["status"], "found": {key: one[key] for key in BY},
+        "empty": one["empty"], "negative": one["negative"], "status": one["status"], "found": {key: one[key] for key in BY},
     }  # fmt: skip
 
 
@@ -250,7 +249,8 @@ def side_by_side(compared, bold="**{}**"):
         direction, prefix = higher_is_better(metric), f"{group}: " if several else ""
         named = _together([name for name, _ in same]) + ": " if several else ""
         for cell in part.to_dict("records"):
-            row = rows.setdefault(cell["heading"], {"map": sign_of(cell["method"])})
+            row = rows.setdefault(cell["heading"], {"map": ""})
+            row["map"] = sign_of(cell, row["map"])
             row[f"{prefix}paper"] = _shown(cell["printed"], cell["paper"], part["paper"], direction, digits, bold)
             if (group, metric) != same[-1]:
                 continue
@@ -292,8 +292,8 @@ def by_method(summarised, percent=True, bold="**{}**"):
     for where, part in summarised.groupby([k for k in ("dataset", "model", "metric") if k in summarised], sort=False):
         metric = part["metric"].iat[0]
         for cell in part.to_dict("records"):
-            name = cell["method"] if cell["method"] in methods() else json.loads(cell.get("hyper", "{}")).get("method", "")
-            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {"map": sign_of(name)})
+            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {"map": ""})
+            row["map"] = sign_of(cell, row["map"])
             if pd.isna(cell["mean"]):
                 row[metric] = re.split("[;:]", cell["status"])[0]
                 continue
@@ -304,9 +304,10 @@ def by_method(summarised, percent=True, bold="**{}**"):
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
 
 
-def sign_of(method):
-    """What signs the values of a method's maps can have by its definition: "\u2265 0" or "\u00b1"; "" for what is no method."""
-    return ("\u00b1" if method_info(method).signed else "\u2265 0") if method in methods() else ""
+def sign_of(cell, others=""):
+    """The signs of the maps of a cell, and of others: "\u2265 0" where none has a negative value, "\u00b1" where some have, "" where nothing says so."""
+    share = cell.get("negative", np.nan)
+    return others if pd.isna(share) else "\u00b1" if share > 0 or others == "\u00b1" else "\u2265 0"
 
 
 def style(table):

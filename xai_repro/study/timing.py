@@ -64,7 +64,7 @@ def measure(settings, masks, repeats=5, budget=3.0, device="auto", weights=None)
                 seconds = [*(seconds if slow else []), *again]
                 fixed = {"paper": "collection_cam", "dataset": DATA, "model": name, "target": int(y), "method": method}
                 fixed |= {"hyper": json.dumps(hyper, sort_keys=True), "metric": "forward-passes"}
-                fixed |= {"run": 0, "empty": False, "correct": False, "difficult": False, "value": float(sum(passes)), "status": "ok", "size": size, "runs": len(seconds)}
+                fixed |= {"run": 0, "empty": False, "negative": False, "correct": False, "difficult": False, "value": float(sum(passes)), "status": "ok", "size": size, "runs": len(seconds)}
                 rows += [fixed | {"image_id": f"{size} px, run {run}", "seconds": one} for run, one in enumerate(seconds)]
                 step(1)
     return pd.DataFrame(rows)
