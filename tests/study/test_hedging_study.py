@@ -154,5 +154,6 @@ def test_alike_says_how_similar_the_two_are():
 def test_channel_sums_go_from_the_start_to_the_image():
     model, x = seeded(VGGLike), images(1)
     found = hedging.channel_sums(model, x, None, ["C", "C A U Psi"], layers=3)
-    assert list(found)[-1] == "image" and all(maps.shape == (2, *x.shape[-2:]) for maps in found.values())
-    torch.testing.assert_close(found["image"][1], xr.explain(model, x, None, "gradient-hedging")[0])
+    side = x.shape[-1]
+    assert list(found)[-1] == f"0: 3 x {side} x {side}" and all(maps.shape == (2, *x.shape[-2:]) for maps in found.values())
+    torch.testing.assert_close(found[f"0: 3 x {side} x {side}"][1], xr.explain(model, x, None, "gradient-hedging")[0])

@@ -174,3 +174,25 @@ def test_worth_by_part_is_a_mean_over_images():
     beak, wing = known_truth.by_part(parts).to_dict("records")
     assert (beak["effect"], beak["flips"], beak["strongest"], beak["pixels"], beak["n"], beak["networks"]) == (0.75, pytest.approx(1 / 6), 0.0, 10, 2, 2)
     assert (wing["effect"], wing["flips"], wing["strongest"], wing["pixels"]) == (2.0, 1.0, 1.0, 40) and wing["low"] <= 2 <= wing["high"]
+
+
+def test_who_points_better_points_at_what_decides_by_kendalls_tau_within_the_family():
+    """Controls and methods of other families are no part of the order, and neither are the rows that know the truth."""
+    pointing = {"oracle": 1, "random": 0.9, "grad-cam": 0.1, "lrp": 0.5, "clrp": 0.6, "rap": 0.7, "rsp": 0.8}
+    hit = {"oracle": 1, "random": 0.0, "grad-cam": 0.9, "lrp": 0.1, "clrp": 0.2, "rap": 0.4, "rsp": 0.3}
+    df = table(pointing, hit).replace({"metric": {"average-drop": "pointing-game"}})
+    found = known_truth.pointing(df).set_index("by")
+    assert found.loc["part-hit", "tau"] == pytest.approx(4 / 6) and found.loc["part-hit", "methods"] == 4 and np.isnan(found.loc["part-share", "tau"])
+    assert found.loc["part-hit", ["least at pointing", "greatest"]].tolist() == pytest.approx([0.5, 0.8])
+    assert known_truth.said_of_pointing(found.reset_index()) == "**mini-vgg**, 4 methods: yes by part-hit."
+    turned = known_truth.pointing(table(pointing, {name: 1 - value for name, value in hit.items()}).replace({"metric": {"average-drop": "pointing-game"}}))
+    assert known_truth.said_of_pointing(turned) == "**mini-vgg**, 4 methods: no, rather the reverse, by part-hit."
+
+
+def test_alone_and_together_are_means_over_images(model):
+    found = known_truth.alone_and_together({"a": model, "b": model}, BIRDS[:2])
+    x = torch.stack([sample.image for sample in BIRDS[:2]])
+    alone = worth(model, x, model(x).argmax(1), BIRDS[:2]).effect.mean(0)
+    assert found["model"].tolist() == ["a"] * 5 + ["b"] * 5 and found["part"].tolist()[:5] == NAMES and set(found["n"]) == {2}
+    assert found["alone"].tolist()[:5] == pytest.approx(alone.tolist(), abs=1e-5)
+    assert found["together"].tolist()[5:] == pytest.approx(known_truth.together(model, BIRDS[:2]).mean(0).tolist())

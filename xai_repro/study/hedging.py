@@ -157,11 +157,11 @@ def alike(models, data, limit):
 
 
 def channel_sums(model, x, y, variants, layers=6):
-    """Channel sums of relevance at some layers, from the deepest to the images, of one image under variants of the parts: {layer: [variants,H,W]}."""
+    """Channel sums of relevance at some layers, from the deepest to the image (0), of one image under variants of the parts: {layer: [variants,H,W]}."""
     found = {}
     for parts in variants:
         pairs = on_the_way(model, x, y, gamma=1.0, parts=parts)
         for number in np.linspace(len(pairs) - 1, 0, layers).round().astype(int):
             K, h, w = pairs[number][0].shape[1:]
-            found.setdefault(f"{K} x {h} x {w}" if number else "image", []).append(upsample(pairs[number][1].sum(1), x.shape[-2:]))
+            found.setdefault(f"{number}: {K} x {h} x {w}", []).append(upsample(pairs[number][1].sum(1), x.shape[-2:]))
     return {layer: torch.cat(maps) for layer, maps in found.items()}

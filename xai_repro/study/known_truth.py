@@ -312,18 +312,18 @@ def pointing(df, family="relevance"):
     """Does a method that points better at the object point better at the parts that decide? Kendall's tau of the two orders, among the methods of a family.
 
     df: rows of `evaluate` and of `truth_rows`, with `pointing-game`. One row per model and metric of BY_PARTS: tau with low and high, methods,
-    and the best method at pointing and by the metric. Raises the errors of `judged`.
+    and the least and greatest mean of the methods at pointing: where they hardly differ, an order says little. Raises the errors of `judged`.
     """
     df = checked_rows(df, ["method", "metric"])
     own = {name for name in known_methods() if method_info(name).family == family}
     judgement = judged(df[df["method"].isin({*own, *KNOWING}) & df["metric"].isin(["pointing-game", *BY_PARTS])])
-    means = df[df["method"].isin(own)].groupby(["model", "metric", "method"])["value"].mean()
+    means = df[df["method"].isin(own) & (df["metric"] == "pointing-game")].groupby(["model", "method"])["value"].mean()
     found = []
     for row in judgement.to_dict("records"):
         for truth in BY_PARTS:
-            pointing_best, best = (means[row["model"], metric].idxmax() for metric in ("pointing-game", truth))
             numbers = {"tau": row[truth], "low": row[f"{truth} low"], "high": row[f"{truth} high"], "methods": row["methods"]}
-            found.append({"model": row["model"], "by": truth} | numbers | {"best at pointing": pointing_best, "best by it": best})
+            spread = {"least at pointing": means[row["model"]].min(), "greatest": means[row["model"]].max()}
+            found.append({"model": row["model"], "by": truth} | numbers | spread)
     return pd.DataFrame(found)
 
 
