@@ -37,7 +37,7 @@ def test_the_profiles_are_right(name):
     ("images = { other = 4 }", "images = { other = 4, mini-brids = 2 }", UnknownName, "data set in images of profile 'smoke' 'mini-brids'; did you mean 'mini-birds'"),
     ("images = { other = 4 }", "images = { other = -4 }", ValueError, "is -4"), ("images = { other = 4 }", "images = 4", ValueError, "a dictionary is needed"),
     ("images = { other = 4 }", "images = { other = 4, mini-birds = 2.5 }", ValueError, "images of mini-birds in profile 'smoke' is 2.5"),
-    ('models = ["mini-vgg", "mini-resnet"]\ndatasets = ["mini-birds"]', 'models = "mini-vgg"\ndatasets = ["mini-birds"]', ValueError, "models of profile"),
+    ('models = ["mini-vgg"]\ndatasets = ["mini-birds"]', 'models = "mini-vgg"\ndatasets = ["mini-birds"]', ValueError, "models of profile"),
     ("permutations = [1, 10, 100]", 'permutations = [1, "10"]', ValueError, "permutations of profile"), ("rise = { masks = 20 }", "rise = 20", ValueError, "hyper of rise"),
     ("masks = 10 ", "maks = 10 ", UnknownName, "timing of profile 'smoke' 'maks'; did you mean 'masks'"),
     ('[["mini-resnet", 64]]', '["mini-resnet", 64]', ValueError, "settings of timing"), ('[["mini-resnet", 64]]', '[["mini-resnet"]]', ValueError, "times .'mini-resnet'"),
