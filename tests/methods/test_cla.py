@@ -45,7 +45,7 @@ def plain_distances(E, A):
     return torch.stack([torch.stack([((E[:, i : i + a, j : j + a] - A) ** 2).sum() for j in range(q)]) for i in range(q)])
 
 
-@pytest.mark.parametrize("shape", [{}, {"p": 4, "a": 1}, {"p": 3, "a": 3, "N": 2}, {"K": 5, "p": 2, "a": 1}])
+@pytest.mark.parametrize("shape", [{}, {"p": 8, "a": 3}, {"p": 4, "a": 1}, {"p": 3, "a": 3, "N": 2}, {"K": 5, "p": 2, "a": 1}])
 def test_mean_distances_are_those_of_every_patch(shape):
     one, x, y = layer(**shape), features(K=shape.get("K", 3)), torch.tensor([2, 0])
     found = cla.mean_distances(x, y, one)

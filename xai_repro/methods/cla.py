@@ -14,6 +14,7 @@ from xai_repro.errors import unknown
 
 TINY = 1e-4  # what is added to the length of a place's features, as released
 DECAY = 0.95  # of a mask, from ring to ring
+LARGE = 8  # sides of kernels from which Fourier transforms pay
 MASKS = ("corner", "patch")
 NORMALISERS = ("size", "count")
 
@@ -98,8 +99,17 @@ def mean_distances(features, y, cla):
     rise, change = E1 - E0, energies[1] - energies[0]
     for label in y.unique().tolist():
         own, pattern = y == label, cla.patterns[label]
-        found[own] += F.conv2d(change[own], covered * pattern) - 2 * F.conv2d(rise[own], spread * pattern)
+        found[own] += F.conv2d(change[own], covered * pattern) - 2 * correlated(rise[own], spread * pattern)
     return A.square().sum((1, 2, 3))[:, None, None] + found / (q * q)
+
+
+def correlated(x, kernels):
+    """F.conv2d(x, kernels), by Fourier transforms where the kernels [N,K,p,p] are large: p x p products a place become a few."""
+    if kernels.shape[-1] < LARGE:
+        return F.conv2d(x, kernels)
+    size, p = x.shape[-2:], kernels.shape[-1]
+    product = torch.einsum("bkij,nkij->bnij", torch.fft.rfft2(x), torch.fft.rfft2(kernels, s=size).conj())
+    return torch.fft.irfft2(product, s=size)[..., : size[0] - p + 1, : size[1] - p + 1]
 
 
 def nearest(d):
