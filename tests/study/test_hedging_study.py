@@ -85,8 +85,10 @@ def test_the_mean_of_the_steps_is_the_metric():
     mean = hedging.averaged(found)
     assert list(mean.columns) == list(found.columns) and set(mean["metric"]) == {"morf-insertion"}
     np.testing.assert_allclose(mean.set_index(["method", "image_id"])["value"].sort_index(), whole.sort_index(), atol=1e-6)
-    broken = hedging.averaged(found.assign(value=found["value"].where(~((found["metric"] == "top 3 %") & (found["image_id"] == "i1")))))
-    assert broken.set_index("image_id")["value"].isna().groupby(level=0).all().to_dict() == {"i0": False, "i1": True, "i2": False}
+    hole = (found["metric"] == "top 3 %") & (found["image_id"] == "i1")
+    broken = hedging.averaged(found.assign(value=found["value"].where(~hole), status=found["status"].where(~hole, "undefined"))).set_index("image_id")
+    assert len(broken) == len(mean) and broken["value"].isna().groupby(level=0).all().to_dict() == {"i0": False, "i1": True, "i2": False}
+    assert set(broken.loc["i1", "status"]) == {"undefined"} and set(broken.loc[["i0", "i2"], "status"]) == {"ok"}
 
 
 # -- figures ------------------------------------------------------------------------------------------------------------

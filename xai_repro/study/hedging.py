@@ -91,11 +91,12 @@ def _kinds(rows):
 
 
 def averaged(rows):
-    """Rows of single steps of the insertion ("top 1 %", ...) as rows of `morf-insertion`: of each image the mean over the steps."""
+    """Rows of single steps of the insertion ("top 1 %", ...) as rows of `morf-insertion`: of each image the mean over the steps, if all have a value."""
     steps = rows[rows["metric"].str.fullmatch(r"top \d+ %")]
-    keys = [column for column in rows if column not in ("metric", "value", "hyper", "seconds")]
+    keys = [column for column in rows if column not in ("metric", "value", "hyper", "seconds", "status")]
     found = steps.groupby(keys, sort=False, dropna=False)["value"].agg(lambda values: values.mean(skipna=False)).reset_index()
-    return found.assign(metric="morf-insertion", hyper="{}", seconds=float("nan"))[list(rows)]
+    status = np.where(found["value"].isna(), "undefined", "ok")
+    return found.assign(metric="morf-insertion", hyper="{}", seconds=float("nan"), status=status)[list(rows)]
 
 
 def erased(model, samples, classes, methods, steady="gradient-hedging", upset="noise"):
