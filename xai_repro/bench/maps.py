@@ -29,7 +29,7 @@ def tasks(case, settings):
     return [*_cams(case), *_gradients(case), *(_long(case, settings) if case.single else [])]
 
 
-def _ours(case, method, **hyper):
+def ours(case, method, **hyper):
     return lambda: xr.explain(case.model, case.x, case.y, method, **hyper)
 
 
@@ -41,15 +41,15 @@ def _cams(case):
         ]
         if method == "grad-cam":
             found.append(Peer("captum LayerGradCam", peers.captum_layer_grad_cam(case)))
-        yield Task(method, _ours(case, method, **hyper), found, view=xr.normalize, slower=FIXED)
+        yield Task(method, ours(case, method, **hyper), found, view=xr.normalize, slower=FIXED)
 
 
 def _gradients(case):
-    yield Task("gradient", _ours(case, "gradient"), [Peer("captum Saliency", peers.captum(case, "Saliency"))], slower=FIXED)
+    yield Task("gradient", ours(case, "gradient"), [Peer("captum Saliency", peers.captum(case, "Saliency"))], slower=FIXED)
     sixes = any(isinstance(module, torch.nn.ReLU6) for module in case.model.modules())
     own = {"same": not sixes, "note": "leaves ReLU6 as it is" if sixes else ""}
     for method, theirs in {"guided-backprop": ("GuidedBackprop", "GuidedBackprop"), "deconvnet": ("Deconvolution", "DeconvNet")}.items():
-        yield Task(method, _ours(case, method), [
+        yield Task(method, ours(case, method), [
             Peer(f"captum {theirs[0]}", peers.captum(case, theirs[0]), **own),
             Peer(f"zennit {theirs[1]}", peers.zennit(case, theirs[1]), **own),
         ], slower=RELUS)  # fmt: skip
@@ -70,10 +70,10 @@ def _long(case, settings):
         found = tunnel.attribute(case.x, target=case.y, nt_samples=samples, stdevs=noise, nt_samples_batch_size=chunk, abs=False)
         return peers.colours(found, largest=True)
 
-    yield Task(f"integrated-gradients, {steps} steps", _ours(case, "integrated-gradients", steps=steps), [
+    yield Task(f"integrated-gradients, {steps} steps", ours(case, "integrated-gradients", steps=steps), [
         Peer("captum IntegratedGradients", always(along_the_path), chunks=GRADIENTS),
     ])  # fmt: skip
-    yield Task(f"smoothgrad, {samples} samples", _ours(case, "smoothgrad", samples=samples), [
+    yield Task(f"smoothgrad, {samples} samples", ours(case, "smoothgrad", samples=samples), [
         Peer("captum NoiseTunnel", always(with_noise), chunks=GRADIENTS, drawn=True),
         Peer("zennit SmoothGrad", peers.zennit(case, attributor="SmoothGrad", noise_level=0.15, n_iter=samples), drawn=True),
     ])  # fmt: skip

@@ -120,36 +120,31 @@ def captum_layer_grad_cam(case):
 
 def zennit(case, composite=None, attributor="Gradient", **options):
     """zennit's gradients under a composite of its rules, the largest absolute value of the colours, [B,H,W]."""
-    import zennit.attribution
     import zennit.composites
 
-    rules = getattr(zennit.composites, composite)() if composite else None
-
-    @contextmanager
-    def ready():
-        with getattr(zennit.attribution, attributor)(case.model, rules, **options) as attribute:
-            one_hot = torch.nn.functional.one_hot(case.y, case.model(case.x[:1]).shape[1]).to(case.x)
-            yield lambda: colours(attribute(case.leaf(), one_hot)[1], True)
-
-    return ready
+    return _zennit(case, attributor, getattr(zennit.composites, composite)() if composite else None, True, **options)
 
 
 def zennit_relevance(case, composite):
     """zennit's relevance under a composite, the sum of the colours, [B,H,W]; BatchNorms are merged by its canonizers."""
-    import zennit.attribution
     import zennit.composites
     import zennit.torchvision
 
     kind = type(case.model).__name__
     canonizers = [getattr(zennit.torchvision, f"{kind}Canonizer")()] if kind in ("VGG", "ResNet") else []
     box = {"low": case.x.amin().expand_as(case.x), "high": case.x.amax().expand_as(case.x)} if composite.endswith("Box") else {}
-    rules = getattr(zennit.composites, composite)(canonizers=canonizers, **box)
+    return _zennit(case, "Gradient", getattr(zennit.composites, composite)(canonizers=canonizers, **box), False)
+
+
+def _zennit(case, attributor, rules, largest, **options):
+    """What an attributor of zennit gives under a composite, or None, as maps of `colours`."""
+    import zennit.attribution
 
     @contextmanager
     def ready():
-        with zennit.attribution.Gradient(case.model, rules) as attribute:
+        with getattr(zennit.attribution, attributor)(case.model, rules, **options) as attribute:
             one_hot = torch.nn.functional.one_hot(case.y, case.model(case.x[:1]).shape[1]).to(case.x)
-            yield lambda: colours(attribute(case.leaf(), one_hot)[1], False)
+            yield lambda: colours(attribute(case.leaf(), one_hot)[1], largest)
 
     return ready
 

@@ -214,10 +214,8 @@ def run(job, step=lambda images: None, load=None):
 
 def signs_of(block, maps):
     """Of every row whether its map is `empty`, without a positive value, and whether it has a `negative` one. maps: a batch's, or a Failure."""
-    made = [torch.zeros(len(batch.x), 1) if isinstance(one, Failure) else one.flatten(1) for batch, one in zip(block.batches, maps)]
-    failed = [isinstance(one, Failure) for one in maps]
-    empty = [~(one > 0).any(1) & (not fail) for one, fail in zip(made, failed)]
-    return {"empty": block.flags(empty), "negative": block.flags([(one < 0).any(1) for one in made])}
+    made = [torch.ones(len(batch.x), 1) if isinstance(one, Failure) else one.flatten(1) for batch, one in zip(block.batches, maps)]  # ones: neither
+    return {"empty": block.flags([~(one > 0).any(1) for one in made]), "negative": block.flags([(one < 0).any(1) for one in made])}
 
 
 def _by_kind(missing):

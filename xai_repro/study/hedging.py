@@ -1,17 +1,19 @@
 """The rows, tables and figures of Gradient Hedging: all labels or the predicted ones, all objects or the difficult ones, the parts of its rule."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
 
 from xai_repro.explain import explain
-from xai_repro.methods.hedging import gradient_activation, hedged, on_the_way, start_layer
+from xai_repro.methods.hedging import gradient_activation, hedged, on_the_way, start_layer, table
 from xai_repro.methods.lifts import upsample
 from xai_repro.metrics.curves import ranks as ranks_of
 from xai_repro.metrics.recognition import counts_of, ERASED
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance_from
-from xai_repro.network.rules import alpha1beta0, of_sign, positive, positive_part, Rules, shared, z_box
+from xai_repro.network.rules import alpha1beta0, of_sign, positive, shared
 from xai_repro.published import published
 from xai_repro.study.asked import device_of
 from xai_repro.study.resampling import interval, mean_of
@@ -124,7 +126,7 @@ def sections(model, x, y=None, layer=None):
     """
 
     def sent(rule, start):
-        rules = Rules(rule, first=z_box, weight=positive_part, branch=True, fold=False)
+        rules = replace(table(1.0, "C", "branch"), convolution=rule)
         return relevance_from(model, x, y, rules, start, start_layer(model, x, layer), every=True)[-2:]
 
     def influence(layer):

@@ -16,7 +16,7 @@ from xai_repro.models.zoo import pick_device
 from xai_repro.network.forward import predict
 from xai_repro.registry import method_info, methods as known_methods, metric_info
 from xai_repro.store.sharing import forgetting, sharing
-from xai_repro.study.asked import Asked, labelled_data, labelled_models, loader, networks_of, the_data, the_model, with_hyper
+from xai_repro.study.asked import Asked, device_of, labelled_data, labelled_models, loader, networks_of, the_data, the_model, with_hyper
 from xai_repro.study.evaluate import dealt, evaluate, Job, signs_of, size_of, values_of
 from xai_repro.study.images import block_of
 from xai_repro.study.profiles import profile as settings_of
@@ -136,7 +136,7 @@ def together(model, samples):
         P, others = len(shapes), range(1, numbers.pop())
         coalitions = [set(kept) for size in range(P) for kept in combinations(range(P), size)]
         changes = [{part: names[k] for p, (part, names) in enumerate(shapes) if p not in kept} for kept in coalitions for k in others]
-        x = torch.cat([sample.image[None], sample.counterfactuals.images(changes)]).to(next(model.parameters()).device)
+        x = torch.cat([sample.image[None], sample.counterfactuals.images(changes)]).to(device_of(model))
         logits = predict(model, x).double()
         scores = logits[:, logits[0].argmax()]
         values = {frozenset(kept): score for kept, score in zip(coalitions, scores[1:].view(len(coalitions), len(others)).mean(1))}
@@ -149,7 +149,7 @@ def alone_and_together(models, samples):
     """What each part is worth alone and with all others (`together`), mean over images: one row per model and part. models: {label: module}."""
     found = []
     for label, model in models.items():
-        x = torch.stack([sample.image for sample in samples]).to(next(model.parameters()).device)
+        x = torch.stack([sample.image for sample in samples]).to(device_of(model))
         alone = worth(model, x, predict(model, x).argmax(1), samples).effect.double().mean(0).tolist()
         means = together(model, samples).mean(0).tolist()
         found.append(pd.DataFrame({"model": label, "part": list(samples[0].counterfactuals.shapes), "alone": alone, "together": means, "n": len(samples)}))
@@ -320,9 +320,9 @@ def pointing(df, family="relevance"):
     means = df[df["method"].isin(own) & (df["metric"] == "pointing-game")].groupby(["model", "method"])["value"].mean()
     found = []
     for row in judgement.to_dict("records"):
+        spread = {"least at pointing": means[row["model"]].min(), "greatest": means[row["model"]].max()}
         for truth in BY_PARTS:
             numbers = {"tau": row[truth], "low": row[f"{truth} low"], "high": row[f"{truth} high"], "methods": row["methods"]}
-            spread = {"least at pointing": means[row["model"]].min(), "greatest": means[row["model"]].max()}
             found.append({"model": row["model"], "by": truth} | numbers | spread)
     return pd.DataFrame(found)
 
