@@ -3,10 +3,15 @@
 import pytest
 import torch
 import xai_repro as xr
+from toy_clam import attributes, Fitted
+from toys import Toy, TOYS
 
 from xai_repro.errors import UnknownName
 
+TOYS["fitted"] = Toy(Fitted, "features.29", ["features.22", "features.29"], {"clam": {"layers": "core", "attributes": attributes()}})
+
 METHODS, METRICS = xr.methods(), xr.metrics()
+ANYWHERE = [name for name in METHODS if not xr.method_info(name).files]  # methods that need nothing learnt of the network
 
 CHEAP = {"permutations": 2, "samples": 12, "masks": 6, "steps": 3}  # the paper's values are for the paper's images
 
@@ -15,9 +20,11 @@ def hyper(name, toy, info=xr.method_info):
     """Cheap hyper-parameters, and the toy's layer where the method or metric has one."""
     known = info(name).hyper
     given = {key: value for key, value in CHEAP.items() if key in known}
+    if name in toy.given:
+        return given | toy.given[name]
     if "layer" in known:
         return given | {"layer": toy.layer}
-    return given | ({"layers": toy.layers} if "layers" in known else {})
+    return given | ({"layers": toy.layers} if "layers" in known and not getattr(info(name), "files", None) else {})
 
 
 def raises_about(given, kind=(ValueError, UnknownName)):

@@ -183,7 +183,7 @@ def test_a_first_layer_that_writes_the_image(name):
     if toy.layer.startswith("features."):
         model, x = seeded(toy.build), images()
         inner = torch.nn.Sequential(torch.nn.ReLU(inplace=True), model)
-        layered = {k: f"1.{v}" if k == "layer" else [f"1.{one}" for one in v] if k == "layers" else v for k, v in hyper(name, toy).items()}
+        layered = {k: f"1.{v}" if k == "layer" else [f"1.{one}" for one in v] if isinstance(v, list) else v for k, v in hyper(name, toy).items()}
         given = x.clone()
         try:
             run(name, inner, x, 1, **layered)

@@ -114,7 +114,7 @@ class Functional(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(c, 1).flatten(1))
 
 
-Toy = namedtuple("Toy", "build layer layers")
+Toy = namedtuple("Toy", "build layer layers given", defaults=({},))  # given: hyper-parameters that a method needs on it
 TOYS = {
     "vgg": Toy(VGGLike, "features.4", ["features.2", "features.4"]),
     "residual": Toy(Residual, "layer1", ["layer1.0", "layer1"]),

@@ -24,6 +24,7 @@ class MethodInfo:
     hyper: dict  # name -> default
     formula: str  # the docstring of the function that holds the formula
     coefficients: Callable | None = None  # (model, x, y, **hyper) -> alpha [B,K], where the method is sum_k alpha_k A_k
+    files: Callable | None = None  # (hyper-parameters that it names) -> digests of the files that maps rest on
 
     @property
     def summary(self):
@@ -99,10 +100,11 @@ def _place(function):
     return getattr(function, "__module__", None), getattr(function, "__qualname__", None)
 
 
-def method(name, *, family, cite, needs="", signed=False, lift=None):
+def method(name, *, family, cite, needs="", signed=False, lift=None, files=None):
     """Register a function under a name as a method; the decorated function is returned as it is.
 
-    lift: turns a shorter form into the full signature `(model, x, y, *, ...) -> map`; see `xai_repro.methods.lifts`.
+    lift: turns a shorter form into the full signature `(model, x, y, *, ...) -> map`; see `xai_repro.methods.lifts`. files: of a method that reads
+    files, a function from the hyper-parameters that it names to the digests of what it would read: kept results rest on them.
     Without one the function has the full signature already. Raises ValueError for a name used twice, a missing
     docstring, a function that takes other arguments, and facts of a wrong kind.
     """
@@ -112,7 +114,7 @@ def method(name, *, family, cite, needs="", signed=False, lift=None):
             raise ValueError(f"lift of '{name}' is {short(repr(lift))}; one of xai_repro.methods.lifts is needed, or None")
         whole, coefficients = (function, None) if lift is None else lift(function)
         _check(name, whole, ("model", "x", "y"), family=(family, "cam"), cite=(cite, "petsiuk2018rise"), needs=(needs, "ReLUs"), signed=(signed, False))
-        _add(_METHODS, MethodInfo(name, whole, family, cite, needs, signed, hyper_of(whole), function.__doc__, coefficients))
+        _add(_METHODS, MethodInfo(name, whole, family, cite, needs, signed, hyper_of(whole), function.__doc__, coefficients, files))
         return function
 
     return register

@@ -60,6 +60,31 @@ def embedded(features, bits, cla):
     return x
 
 
+def top_places(R, p, number):
+    """Corners [B,N,2] of the p x p patches that hold the most relevance on average, of its largest value over channels   [CLAM, eq. 1].
+
+    They may overlap, as released. A small map has fewer places than are asked for: then they come again.
+    """
+    means = F.avg_pool2d(R.amax(1, keepdim=True), p, stride=1)[:, 0]
+    flat = means.flatten(1).topk(min(number, means[0].numel()), 1).indices
+    flat = flat[:, torch.arange(number) % flat.shape[1]]
+    return torch.stack([flat // means.shape[-1], flat % means.shape[-1]], 2)
+
+
+def cut(A, corners, p):
+    """The patches [B,N,K,p,p] of features A [B,K,H,W] at corners [B,N,2]."""
+    steps = torch.arange(p, device=A.device)
+    rows, columns = (corners[..., d, None] + steps for d in (0, 1))
+    batch = torch.arange(len(A), device=A.device)[:, None, None, None]
+    return A[batch, :, rows[..., :, None], columns[..., None, :]].permute(0, 1, 4, 2, 3)
+
+
+def embedded_patches(patches, patterns, cla):
+    """E [B,N,K+1,p,p] of patches [B,N,K,p,p] with the patterns [B,p,p] of their images' classes."""
+    B, N = patches.shape[:2]
+    return embedded(patches.flatten(0, 1), patterns.repeat_interleave(N, 0), cla).view(B, N, -1, *patches.shape[-2:])
+
+
 def distances(E, A):
     """Squared distances D [B,N,q,q] of the windows of patch i, E [B,N,K+1,p,p], to attribute i, A [N,K+1,a,a]   [CLAM, eq. 3]."""
     a = A.shape[-1]

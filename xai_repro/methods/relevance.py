@@ -50,6 +50,15 @@ def against_all(logits, y):
     return one_hot(logits, y) * (1 + 1 / others) - 1 / others
 
 
+def against_logits(logits, y):
+    """z_t at the class t, -z_n / (N-1) at each of the others: nearly as without a contrast, since other logits are of both signs and add up to little."""
+    others = _others(logits)
+    return one_hot(logits, y) * logits * (1 + 1 / others) - logits / others
+
+
+CONTRASTS = {"alike": against_all, "logits": against_logits}  # of clrp
+
+
 def softmax_gradient(logits, y):
     """1 at the class t, -p_n / (1 - p_t) at the others: dp_t/dz_n over p_t (1 - p_t), which vanishes where the network is sure."""
     _others(logits)
@@ -96,16 +105,19 @@ def lrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
 
 
 @method("clrp", family="relevance", cite="gu2018clrp", needs=NEEDS + "; several classes")
-def clrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None):
+def clrp(model, x, y=None, *, rule="alpha1beta0", first="z-box", layer=None, contrast="alike"):
     """Relevance of the class, less that of all other classes alike.
 
     M_ij = max(0, sum_c R_cij), R as in `lrp` from 1 at the class and -1/(N-1) at the N - 1 others   [Gu et al. 2018, section 3.2, CLRP1]
 
     M [B,H,W] >= 0. Rules are linear in R: one signed pass is the difference of the two, which have the same sum. rule, first,
-    layer, costs and errors are those of `lrp`; NotApplicable for a model of one logit.
+    layer, costs and errors are those of `lrp`; NotApplicable for a model of one logit. contrast: "alike"; "logits", the logit z_t at the class and
+    -z_n / (N-1) at the others, as CLAM's released code has it, where the two no longer have the same sum. Raises UnknownName for another.
     *Deviation*: the released code begins the contrast with the absolute values of all other logits.
     """
-    return summed(model, x, y, table(rule, first), against_all, layer, least=0)
+    if contrast not in CONTRASTS:
+        raise unknown("contrast", contrast, CONTRASTS)
+    return summed(model, x, y, table(rule, first), CONTRASTS[contrast], layer, least=0)
 
 
 @method("sglrp", family="relevance", cite="iwana2019sglrp", needs=NEEDS + "; several classes", signed=True)

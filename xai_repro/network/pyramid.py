@@ -4,6 +4,7 @@ from collections import Counter
 from functools import partial
 
 from xai_repro.network.borrow import borrowed, changes, hook
+from xai_repro.network.forward import predict
 from xai_repro.network.layers import place, stages
 from xai_repro.network.layout import layout_of
 from xai_repro.network.split import Split
@@ -49,3 +50,24 @@ def _pyramid(model, x, y, layers, layout):
     y, above = split.target(y), [taken[name] for name in others]
     G, *gradients = split.grads(y, [output for output, _ in above])
     return [(split.A, G), *((form.maps(A.detach()), form.maps(one)) for (A, form), one in zip(above, gradients))], y
+
+
+def activations(model, x, layers):
+    """Outputs {layer: A [B,K,h,w]} of layers named, as they are before anything writes to them; costs one forward pass.
+
+    Raises UnknownName for a name, ValueError for a layer that does not run, or several times.
+    """
+    taken = {name: [] for name in layers}
+
+    def run():
+        with changes():
+            for name in layers:
+                where = place(model, name)
+                hook(where.module, "forward", lambda module, args, output, name=name: taken[name].append(output.detach().clone()))
+            predict(model, x, len(x))
+        for name, found in taken.items():
+            if len(found) != 1:
+                raise ValueError(f"layer '{name}' runs {len(found)} times in one forward pass; one run is needed")
+        return {name: found[0] for name, found in taken.items()}
+
+    return borrowed(model, run)

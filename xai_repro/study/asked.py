@@ -10,6 +10,7 @@ import torch
 from xai_repro.data import data_names, load_data
 from xai_repro.errors import short, UnknownName
 from xai_repro.explain import classes_of
+from xai_repro.methods.clam_layers import CHOICES
 from xai_repro.models import load_model, trainings
 from xai_repro.models.zoo import EMBEDDED
 from xai_repro.network.layers import place
@@ -223,7 +224,7 @@ def _layers(asked):
     for layers in [one["layers"] for one in arguments if one.get("layers") is not None]:
         if isinstance(layers, list) and layers and all(isinstance(one, str) for one in layers):
             yield from layers
-        elif layers != "all" and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
+        elif layers not in ("all", *CHOICES) and (isinstance(layers, bool) or not isinstance(layers, int) or layers < 1):
             raise ValueError(f"layers of {asked.label} is {short(repr(layers))}; possible: 'all', how many of the last stages, a list of names")
 
 

@@ -3,6 +3,7 @@
 A digest over the content and the file's own name stands in the file, so that no bit of it changes unnoticed.
 """
 
+import inspect
 import json
 import platform
 import re
@@ -60,7 +61,18 @@ def _dependencies(info, arguments):
     """Code and hyper-parameters of a method or metric, and of the methods that its hyper-parameters name."""
     hyper = {name: value for name, value in {**info.hyper, **arguments}.items() if name != "chunk"}
     named = [value for value in hyper.values() if isinstance(value, str) and value in known_methods()]
-    return [_code(info.function), repr(sorted(hyper.items())), *(_code(method_info(name).function) for name in named)]
+    code = [_code(info.function), repr(sorted(hyper.items())), *(_code(method_info(name).function) for name in named)]
+    again = [(method_info(name), {**method_info(name).hyper, **(hyper.get("settings") or {})}) for name in named]
+    return code + [digest for one, own in [(info, hyper), *again] for digest in _read_by(one, own)]
+
+
+def _read_by(info, hyper):
+    """Digests of the files that a method reads; none where they are not there, which the method says itself."""
+    files = getattr(info, "files", None)
+    try:
+        return files(**{name: hyper[name] for name in inspect.signature(files).parameters}) if files else []
+    except (OSError, ValueError):
+        return []
 
 
 _CODE = {}  # id of a function -> the function, its fingerprint

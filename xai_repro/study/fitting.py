@@ -1,0 +1,177 @@
+"""Fitting CLAM: the attributes of every CLA-layer, learnt from the logits down, each with the relevance that the layers above have refined."""
+
+import os
+from functools import partial
+from pathlib import Path
+from zlib import crc32
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from xai_repro.data import load_data
+from xai_repro.errors import unknown, whole_number
+from xai_repro.methods.cla import CLA, class_patterns, contrastive, cut, distances, embedded_patches, MASKS, NORMALISERS, strengthened, top_places
+from xai_repro.methods.clam import BASES, network_of, packed, unpacked
+from xai_repro.methods.clam_layers import specs
+from xai_repro.methods.relevance import table
+from xai_repro.models import load_model
+from xai_repro.models.reading import read_weights
+from xai_repro.models.zoo import EMBEDDED, pick_device
+from xai_repro.network.forward import predict
+from xai_repro.network.propagate import relevance
+from xai_repro.store.files import record, sha256, whole, writable
+from xai_repro.store.progress import track
+from xai_repro.study.asked import device_of
+
+NEGATIVES = ("patch", "random")
+SURE = 0.2  # least probability of the class of an image that is learnt from
+SLOWER = 0.95  # of the rate, after an epoch that improved
+ALPHA = 0.1  # as released; .01 to .1 in the paper
+LOW, LOWER_BETA, BETA = 2, 0.5, 0.6  # beta of a VGG's two layers next to the image, and of all others, as released
+DRAWN = 16  # images explained at once
+
+
+def fit_clam(
+    model="mini-vgg", data="mini-birds", base="clrp", layers="full", *, weights=None, images=480, epochs=5, patience=1, batch=8, negatives="patch",
+    normaliser="size", mask="corner", seed=0, out=None, device="auto",
+):  # fmt: skip
+    """Fit the attributes of CLAM to a network and write them to a .safetensors file; returns its path.
+
+    model: a name, or a module; data: a name, whose training images are taken, or a sequence of `Sample`. base: "lrp", "clrp" or "sglrp"; layers: "full" or
+    "core". weights: of a model given by name, as for `load_model`; None: those trained on the data. images: how many are looked at (480 of mini-birds are 30
+    a class, as in CUB); those are learnt from whose class the network predicts with p > .2. epochs: 5 at most, as released (the paper: 100); patience:
+    epochs in which the distances of the right class's patches, less those of the negatives, get no better before a layer is done, 1 as released. batch: images
+    a step, 8 of 480 as 80 of CUB's 5,994. negatives: "patch", the same patches with another class's pattern, as in the paper; "random", patches at random
+    places with it, as released. normaliser: of the distances, see `cla.contrastive`. mask: of the layers above while a layer is learnt. out: default
+    clam--MODEL--DATA--BASE--LAYERS.safetensors in the working directory.
+    A layer is on disk as soon as it is learnt: a run that was interrupted, started again with the same arguments, goes on from there to the same
+    attributes; one that is done is not done again. Numbers are kept in half precision.
+    Raises UnknownName, ValueError or OSError before anything runs; ValueError where no image is recognised.
+    """
+    for kind, given, possible in (("base of CLAM", base, BASES), ("negatives", negatives, NEGATIVES), ("normaliser", normaliser, NORMALISERS), ("mask", mask, MASKS)):
+        if given not in possible:
+            raise unknown(kind, given, possible)
+    numbers = dict(images=images, epochs=epochs, patience=patience, batch=batch)
+    numbers = {name: whole_number(name, value) for name, value in numbers.items()} | {"seed": whole_number("seed", seed, 0)}
+    samples = load_data(data, "train", limit=images) if isinstance(data, str) else data
+    net = _network(model, data, weights, device)
+    out = Path(out or f"clam--{_name(model)}--{_name(data)}--{base}--{layers}.safetensors")
+    part = writable(out).with_suffix(".part")
+    sample = samples[0].image[None].to(device_of(net))
+    classes = predict(net, sample).shape[1]
+    wanted = specs(net, sample, layers, classes)
+    facts = {"network": network_of(net), "model": _name(model), "data": getattr(samples, "fingerprint", _name(data)), "base": base, "layers": layers}
+    facts |= {name: str(value) for name, value in numbers.items()} | {"negatives": negatives, "normaliser": normaliser, "mask": mask}
+    if _begun(out, facts, device_of(net)):
+        return out
+    learnt = _begun(part, facts, device_of(net))
+    x, y = _recognised(net, samples, images)
+    with track(len(wanted), f"layers of CLAM, {base}") as step:
+        step(len(learnt))
+        for number, spec in enumerate(wanted):
+            if spec.name in learnt:
+                continue
+            generator = torch.Generator().manual_seed(crc32(f"{seed} {spec.name}".encode()))
+            at = {one.name: partial(refined_by_own_patches, cla=learnt[one.name], mask=mask) for one in wanted[:number]}
+            patches, others = _patches(net, x, y, spec, base, at, negatives, generator)
+            beta = LOWER_BETA if isinstance(getattr(net, "features", None), nn.Sequential) and number >= len(wanted) - LOW else BETA
+            one = learn(patches, others, y, spec, classes, generator, beta, epochs, patience, batch, normaliser, device_of(net))
+            learnt |= unpacked(packed({spec.name: one}), device_of(net))  # rounded as after reading, so that who goes on from a file sees the same
+            with whole(part) as temporary:
+                Path(temporary).write_bytes(save(packed(learnt), facts))
+            step()
+    os.replace(part, out)
+    record(out, sha256(out))
+    return out
+
+
+def _name(thing):
+    own = thing if isinstance(thing, str) else getattr(thing, "name", None)
+    return own if isinstance(own, str) and own else type(thing).__name__.lower()
+
+
+def _network(model, data, weights, device):
+    if not isinstance(model, str):
+        return model.to(pick_device(device))
+    return load_model(model, weights=weights or ((data if isinstance(data, str) else None) if model in EMBEDDED else "imagenet"), device=device)
+
+
+def _begun(path, facts, device):
+    """{layer: CLA} of a file that was written with the same arguments, on the device; nothing where there is none."""
+    try:
+        state, known = read_weights(path) if path.is_file() else ({}, {})
+    except ValueError:
+        return {}
+    return unpacked(state, device) if known == facts else {}
+
+
+def _recognised(net, samples, images):
+    """The images and classes that are learnt from."""
+    kept, numbers = [], range(min(images, len(samples)))
+    for start in numbers[::DRAWN]:
+        some = [samples[n] for n in numbers[start : start + DRAWN]]
+        x, y = torch.stack([one.image for one in some]), torch.tensor([one.labels[0] if one.labels else -1 for one in some])
+        p, top = predict(net, x.to(device_of(net))).softmax(1).max(1)
+        kept.append((x, y, (top.cpu() == y) & (p.cpu() > SURE)))
+    x, y, right = map(torch.cat, zip(*kept))
+    if not right.any():
+        raise ValueError(f"the network recognises none of {len(y)} images with a probability above {SURE}: there is nothing to learn from")
+    return x[right], y[right]
+
+
+def refined_by_own_patches(A, R, y, cla, mask):
+    """While the layers below learn: attribute i is looked for within the i-th patch of most relevance alone."""
+    corners = top_places(R, cla.p, len(cla.attributes))
+    E = embedded_patches(cut(A, corners, cla.p), cla.patterns[y], cla)
+    inside = distances(E, cla.attributes).flatten(2).argmin(2)
+    corners = corners + torch.stack([inside // cla.q, inside % cla.q], 2)
+    return R * strengthened(corners, cla.p, A.shape[-2:], cla.strength, mask).to(R)
+
+
+def _patches(net, x, y, spec, base, at, negatives, generator):
+    """The patches of most relevance at a layer, and those of the negatives, [n,N,K,p,p] both."""
+    found, others, device = [], [], device_of(net)
+    for start in range(0, len(x), DRAWN):
+        some = slice(start, start + DRAWN)
+        R, A = relevance(net, x[some].to(device), y[some].to(device), table("alpha1beta0", "z-box"), BASES[base], spec.name, at)
+        corners = top_places(R, spec.p, spec.number)
+        found.append(cut(A, corners, spec.p).cpu())
+        if negatives == "random":
+            places = [torch.randint(size - spec.p + 1, corners.shape[:2], generator=generator) for size in A.shape[-2:]]
+            others.append(cut(A, torch.stack(places, 2).to(corners), spec.p).cpu())
+    patches = torch.cat(found)
+    return patches, torch.cat(others) if others else patches
+
+
+def learn(patches, others, y, spec, classes, generator, beta=BETA, epochs=5, patience=1, batch=8, normaliser="size", device="cpu"):
+    """A CLA-layer from its patches and those of the negatives, [n,N,K,p,p], of images of classes y [n].
+
+    Adam on attributes (uniform at first) and 1x1 convolutions, at a rate of .01 a / 2, less after each epoch that improved   [CLAM, appendix A.1].
+    """
+    channels = patches.shape[2] + 1
+    attributes = torch.rand(spec.number, channels, spec.a, spec.a, generator=generator)
+    pairs = [(torch.randn(channels, channels, generator=generator) * (2 / channels) ** 0.5, torch.zeros(channels)) for _ in range(2)]
+    patterns = class_patterns(classes, spec.p, generator).to(device)
+    made = [one.to(device).requires_grad_() for one in (attributes, *pairs[0], *pairs[1])]
+    cla = CLA(made[0], tuple(made[1:3]), tuple(made[3:5]), patterns, spec.strength)
+    optimizer = torch.optim.Adam(made, lr=0.01 * spec.a / 2)
+    best, worse = float("inf"), 0
+    for _ in range(epochs):
+        gap = 0.0
+        for rows in torch.randperm(len(y), generator=generator).split(batch):
+            wrong = (y[rows] + torch.randint(1, classes, (len(rows),), generator=generator)) % classes
+            both = ((patches, y[rows]), (others, wrong))
+            near, far = (distances(embedded_patches(some[rows].to(device), patterns[labels.to(device)], cla), cla.attributes) for some, labels in both)
+            loss = contrastive(near, far, spec.a, ALPHA, beta, normaliser).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            gap += (near.mean() - far.mean()).item() * len(rows) / len(y)
+        best, worse = (gap, 0) if gap < best else (best, worse + 1)
+        if worse == patience:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] *= 1 if worse else SLOWER
+    done = [one.detach() for one in made]
+    return CLA(done[0], tuple(done[1:3]), tuple(done[3:5]), patterns, spec.strength)
