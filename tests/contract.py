@@ -8,7 +8,7 @@ from toys import Toy, TOYS
 
 from xai_repro.errors import UnknownName
 
-TOYS["fitted"] = Toy(Fitted, "features.29", ["features.22", "features.29"], {"clam": {"layers": "core", "attributes": attributes()}})
+TOYS = {**TOYS, "fitted": Toy(Fitted, "features.29", ["features.22", "features.29"], {"clam": {"layers": "core", "attributes": attributes()}})}
 
 METHODS, METRICS = xr.methods(), xr.metrics()
 ANYWHERE = [name for name in METHODS if not xr.method_info(name).files]  # methods that need nothing learnt of the network

@@ -77,6 +77,14 @@ def explain(*words, photo="photo.png", methods="gradient"):
     return ["explain", photo, "--weights", "random", "--methods", methods, *words]
 
 
+def fit(*words):
+    return ["fit", "clam", *words]
+
+
+def examples(*words):
+    return ["examples", "photo.png", *words]
+
+
 COMMANDS = [
     (["explian", "photo.png"], "No such command 'explian'"), (["explain"], "Missing argument 'IMAGE...'"), (["methods", "grad-cm"], "did you mean 'grad-cam'"), (["methods", "["], "unknown method '['"), (["methods", ""], "unknown method ''"),
     (["methods", "a", "b"], "unexpected extra argument"), (["explain", "photo.png", "--colour", "red"], "No such option: --colour"), (["explain", "photo.png", "--set"], "requires an argument"),
@@ -108,6 +116,14 @@ COMMANDS = [
     (["bench", "--threads", "0"], "--threads is 0"), (["bench", "--threads", "-1"], "--threads is -1"), (["bench", "--threads", "many"], "a valid integer"), (["bench", "--results", "file"], "cannot write to file/bench"),
     (["train", "--model", "vgg16"], "unknown embedded model 'vgg16'"), (["train", "--data", "mini-bird"], "did you mean 'mini-birds'"), (["train", "--data", "imagenet"], "not yet available"), (["train", "--epochs", "0"], "epochs is 0"), (["train", "--epochs", "1.5"], "a valid integer"),
     (["train", "--epochs", "9" * 20], "at most"), (["train", "--seed", "-1"], "seed is -1"), (["train", "--seed", "9" * 20], "at most"), (["train", "--out", "net.pth"], ".safetensors"), (["train", "--out", "folder"], ".safetensors"),
+    (["fit"], "Missing argument 'WHAT'"), (["fit", "cam"], "unknown thing to fit 'cam'; did you mean 'clam'"), (["fit", ""], "unknown thing to fit ''"), (fit("--base", "lpr"), "did you mean 'lrp'"), (fit("--layers", "most"), "unknown layers of CLAM 'most'"),
+    (fit("--negatives", "none"), "unknown negatives 'none'"), (fit("--normaliser", ""), "unknown normaliser ''"), (fit("--mask", "middle"), "unknown mask 'middle'"), (fit("--images", "0"), "images is 0"), (fit("--images", "9" * 20), "at most"), (fit("--seed", "-1"), "seed is -1"),
+    (fit("--model", "mini-vg"), "did you mean 'mini-vgg'"), (fit("--weights", "nowhere.safetensors"), "no weights file nowhere.safetensors"), (fit("--data", "mini-bird"), "did you mean 'mini-birds'"),
+    (fit("--out", "net.pth"), "does not end in .safetensors"), (fit("--out", "file/a.safetensors"), "file is a file"), (fit("--device", "gpu"), "unknown device 'gpu'"),
+    (["examples"], "Missing argument 'PHOTO'"), (["examples", "nowhere.png"], "no image nowhere.png"), (examples("--out", "panel.bmp"), "'.bmp'"), (examples("--out", "photo.png"), "written over the photo"), (examples("--out", "folder.png"), "folder.png is a folder"), (examples("--base", ""), "unknown base of CLAM ''"),
+    (examples("--layers", "all"), "unknown layers of CLAM 'all'"), (examples("--attributes", "nowhere"), "no attributes file or folder nowhere"), (examples("--attributes", "photo.png"), "not a whole .safetensors file"), (examples("--images", "0"), "images is 0"), (examples("--images", "few"), "a valid integer"),
+    (examples("--data", "imagenet"), "not yet available"), (examples("--class", "999"), "class 999 does not exist"), (examples("--class", ""), "the class is empty"), (examples("--weights", "random"), "needs attributes that were fitted to this network"), (examples("--model", "alexnet", "--weights", "nowhere.safetensors"), "no weights file"),
+    (examples("--device", "gpu"), "unknown device 'gpu'"),
     (["train", "--out", "file/net.safetensors"], "file is a file"), (["train", "--device", "gpu"], "unknown device 'gpu'"), (["doctor", "--deep"], "No such option: --deep"),
 ]  # fmt: skip
 

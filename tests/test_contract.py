@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import xai_repro as xr
-from contract import Boom, counting, hyper, METHODS, raises_about, used
-from toys import CLASSES, SIZE, TOYS, images, seeded, state
+from contract import Boom, counting, hyper, METHODS, raises_about, TOYS, used
+from toys import CLASSES, SIZE, images, seeded, state
 
 from xai_repro.errors import UnknownName
 

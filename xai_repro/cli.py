@@ -56,6 +56,9 @@ Setting = Annotated[
 Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Data = Annotated[str, typer.Option(help="Training images: mini-birds.")]
+Base = Annotated[str, typer.Option(help="Relevance that CLAM makes stronger: lrp, clrp or sglrp.")]
+Layers = Annotated[str, typer.Option(help="full, behind every convolution, or core, few.")]
 
 
 @app.callback()
@@ -144,6 +147,52 @@ def train(
 
     for name, value in train_model(model, data, epochs=epochs, seed=seed, out=out, device=device).items():
         typer.echo(f"{name}: {value}")
+
+
+@app.command()
+def fit(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What needs fitting: clam.")],
+    model: Annotated[str, typer.Option(help="mini-vgg, or a torchvision name such as vgg16.")] = "mini-vgg",
+    data: Data = "mini-birds",
+    base: Base = "clrp",
+    layers: Layers = "full",
+    weights: Annotated[Optional[str], typer.Option(help="Of the model; by default those trained on the data.")] = None,
+    images: Annotated[Optional[int], typer.Option(help="How many training images are looked at.")] = None,
+    negatives: Annotated[Optional[str], typer.Option(help="patch, the same patches for another class, or random, patches at random places.")] = None,
+    normaliser: Annotated[Optional[str], typer.Option(help="Of the distances: size or count.")] = None,
+    mask: Annotated[Optional[str], typer.Option(help="Of the layers above while a layer is learnt: corner or patch.")] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of attributes and order.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="The .safetensors file to write.")] = None,
+    device: Device = "auto",
+):
+    """Learn what a method needs: the attributes of CLAM."""
+    if what != "clam":
+        raise unknown("thing to fit", what, ["clam"])
+    import xai_repro as xr
+
+    options = dict(weights=weights, images=images, negatives=negatives, normaliser=normaliser, mask=mask, seed=seed, out=out)
+    given = {name: value for name, value in options.items() if value is not None}
+    typer.echo(f"written: {xr.fit_clam(model, data, base, layers, device=device, **given)}")
+
+
+@app.command()
+def examples(
+    photo: Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo, of any size.")],
+    model: Annotated[str, typer.Option(help="mini-vgg, or another model that attributes were fitted to.")] = "mini-vgg",
+    weights: Annotated[Optional[str], typer.Option(help="Of the model; by default those trained on the data.")] = None,
+    base: Base = "clrp",
+    layers: Layers = "full",
+    attributes: Annotated[Optional[Path], typer.Option(help="A file that `xai-repro fit clam` wrote; by default the shipped ones.")] = None,
+    data: Data = "mini-birds",
+    images: Annotated[int, typer.Option(help="How many training images are looked at.")] = 2000,
+    target: Annotated[Optional[str], typer.Option("--class", help="Class to explain, by number or name; by default the top-1.")] = None,
+    out: Annotated[Path, typer.Option(help="Picture to write: one row per layer.")] = Path("examples.png"),
+    device: Device = "auto",
+):
+    """Explain a photo by the training images most like it; writes a picture and prints their names, layer by layer."""
+    from xai_repro.photos import examples_of_photo
+
+    typer.echo(examples_of_photo(photo, model, weights, base, layers, attributes, data, images, target, out, device))
 
 
 @app.command()

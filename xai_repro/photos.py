@@ -1,4 +1,4 @@
-"""A reader's own photos, explained side by side."""
+"""A reader's own photos, explained side by side, or by training images that are like them."""
 
 import os
 import warnings
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 import xai_repro as xr
-from xai_repro.errors import like, short, unknown
+from xai_repro.errors import like, short, unknown, whole_number
 from xai_repro.store.files import path_of, whole, writable
 
 # Pictures made of pixels. Pillow opens drawings, too (EPS), and has another program of the machine run what is in them.
@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "JPEG2000", "AVIF
 PIXELS = 120_000_000  # cameras have up to about 100 million; what is larger takes gigabytes
 ASPECT = 100  # long side / short side: the short side is brought to the model's size, and the long one with it
 ENDINGS = (".png", ".svg", ".pdf", ".jpg")
+SHOWN = 4  # training images named of each layer
 
 
 def open_photo(path):
@@ -93,9 +94,47 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed])
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
-    chances = (logits.sigmoid() if net.multi_label else logits.softmax(1)).cpu()
-    lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, chances)]
+    lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, _chances(net, logits))]
     return "\n".join([*lines, f"written: {_shown(out)}"])
+
+
+def examples_of_photo(
+    path, model="mini-vgg", weights=None, base="clrp", layers="full", attributes=None, data="mini-birds", images=2000, target=None, out="examples.png", device="auto",
+):  # fmt: skip
+    """Write a picture of a photo and the training images that CLAM's attributes find most like it; returns their names as text, layer by layer.
+
+    weights: as for `load_model`; None: those trained on the data. base, layers, attributes, data, images: as for `build_index`. target: as for
+    `explain_photos`. Shown are a few layers from the logits down, and of each the attributes that are nearest to the photo. Raises the errors of
+    `explain_photos` and `build_index`, and ValueError where no training image of the class is recognised.
+    """
+    out, images = path_of("out", out), whole_number("images", images)
+    photo = open_photo(path)
+    _check_output(out, [path])
+    _check_weights(weights)
+    _check_target(target)
+    import torch
+
+    from xai_repro.models.zoo import EMBEDDED
+    from xai_repro.study.examples import explained
+
+    samples = xr.load_data(data, "train", limit=images)
+    net = _load(model, data if weights is None and model in list(EMBEDDED) else weights, device)
+    x = xr.transform(net)(photo)[None].to(next(net.parameters()).device)
+    with torch.inference_mode():
+        logits = net(x)
+    names = net.classes or [str(n) for n in range(logits.shape[1])]
+    y = logits.argmax(1).clone() if target is None else torch.tensor([_class_number(target, names)], device=x.device)
+    index = xr.build_index(net, data, base, layers, attributes=attributes, images=images)
+    found, figure = explained(net, x[0], index, samples, y, attributes=attributes)
+    with whole(out) as part:
+        figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    nearest = found[found["rank"] == 1].groupby("layer", sort=False)["example"]  # the nearest attributes come first
+    lines = [f"{layer}: {', '.join(some.head(SHOWN))}" for layer, some in nearest]
+    return "\n".join([f"{_shown(path)}: {_likeliest(_chances(net, logits)[0], names)}", *lines, f"written: {_shown(out)}"])
+
+
+def _chances(net, logits):
+    return (logits.sigmoid() if net.multi_label else logits.softmax(1)).cpu()
 
 
 def _shown(path, most=200):
@@ -131,8 +170,16 @@ def _check_request(paths, methods, weights, layer, target, hyper):
         raise ValueError(f"methods named twice: {', '.join(twice)}")
     if layer is not None and "layer" in hyper:
         raise ValueError("the layer is given twice, by --layer and by --set layer=...: which one?")
+    _check_target(target)
+    _check_weights(weights)
+
+
+def _check_target(target):
     if target == "":
         raise ValueError("the class is empty: it takes a number or a name")
+
+
+def _check_weights(weights):
     if weights is not None and (file := path_of("weights", weights)).suffix == ".safetensors" and not os.path.isfile(file):
         raise FileNotFoundError(f"no weights file {short(weights)}")
 

@@ -131,6 +131,8 @@ def test_lazy_sequence():
     assert len(data) == 20 and len(data[5:9]) == 4 and len(data[:100]) == 20
     assert data[-1].id == "mini-birds/test/19" and [s.id for s in data[18:]] == ["mini-birds/test/18", "mini-birds/test/19"]
     assert data.fingerprint == load_data("mini-birds").fingerprint != load_data("mini-birds", "val").fingerprint
+    assert data[:7].fingerprint == data[::2][:1].fingerprint == data.fingerprint  # the first so many
+    assert len({data.fingerprint, data[5:9].fingerprint, data[6:10].fingerprint, data[5:10].fingerprint, data[::2].fingerprint}) == 5
     assert len(data.classes) == 16 and not data.multi_label and load_data("mini-scenes").multi_label
     with pytest.raises(IndexError):
         data[20]

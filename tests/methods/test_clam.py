@@ -168,6 +168,22 @@ def test_attributes_of_something_else_are_refused(vgg, tmp_path):
         clam.clam(vgg, x, None, mask="middle", attributes=path)
 
 
+def test_a_file_of_a_fit_that_was_interrupted_is_refused(vgg, tmp_path):
+    x = images(1)
+    learnt = fitted(vgg, x, "core")
+    path = kept(vgg, dict(list(learnt.items())[:2]), tmp_path / "a.part", layers="core")
+    with pytest.raises(ValueError, match="the attributes lack 3 of 5 layers, such as features.15"):
+        clam.clam(vgg, x, None, layers="core", attributes=path)
+
+
+@pytest.mark.parametrize(("hyper", "said"), [
+    ({"strength": "high"}, "strength of CLAM is 'high'"), ({"strength": float("nan")}, "a finite number is needed"), ({"strength": -1}, "cannot be negative"), ({"attributes": 3}, "attributes is 3 .*a path is needed"),
+])  # fmt: skip
+def test_hyper_parameters_of_another_kind_are_refused(vgg, hyper, said):
+    with pytest.raises(ValueError, match=said):
+        xr.explain(vgg, images(1), None, "clam", **hyper)
+
+
 def test_packing_keeps_all_that_half_precision_holds(vgg):
     learnt = clam.unpacked(clam.packed(fitted(vgg, images(1))))  # rounded once
     again = clam.unpacked(clam.packed(learnt))

@@ -101,7 +101,7 @@ def test_what_is_written_says_how_it_was_made(tmp_path):
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     assert facts == {
-        "network": clam.network_of(net), "model": "squares", "data": "v1", "base": "lrp", "layers": "core", "images": "480", "epochs": "2", "patience": "1",
+        "network": clam.network_of(net), "model": "squares", "data": "v1", "base": "lrp", "layers": "core", "images": "9", "epochs": "2", "patience": "1",
         "batch": "8", "seed": "0", "negatives": "patch", "normaliser": "size", "mask": "corner",
     }  # fmt: skip
     x = torch.stack([one.image for one in samples[:2]])
@@ -115,7 +115,10 @@ def tensors(path):
 
 
 def same(one, other):
-    one, other = tensors(one), tensors(other)
+    return same_numbers(tensors(one), tensors(other))
+
+
+def same_numbers(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -125,12 +128,12 @@ def test_an_interrupted_run_ends_the_same(tmp_path, monkeypatch):
     whole = fitting.fit_clam(net, samples, out=tmp_path / "whole.safetensors", **options)
     learn, calls, stops = fitting.learn, [], [1, 3, 4]
 
-    def dies(*arguments):
+    def dies(*arguments, **options):
         calls.append(1)
         if stops and len(calls) == stops[0]:
             stops.pop(0)
             raise KeyboardInterrupt
-        return learn(*arguments)
+        return learn(*arguments, **options)
 
     monkeypatch.setattr(fitting, "learn", dies)
     for _ in range(3):
@@ -146,6 +149,16 @@ def test_an_interrupted_run_ends_the_same(tmp_path, monkeypatch):
     assert len(calls) == 13 and not same(whole, again)  # other arguments begin anew
 
 
+def test_other_images_are_learnt_anew(tmp_path):
+    """Also those of data sets that say nothing of themselves."""
+    net, samples, options = network(), list(data(12)), {"layers": "core", "epochs": 1, "out": tmp_path / "a.safetensors"}
+    first = tensors(fitting.fit_clam(net, samples[:6], **options))
+    again = tensors(fitting.fit_clam(net, samples[6:], **options))
+    assert not same_numbers(first, again)
+    more = tensors(fitting.fit_clam(net, data(12), **options))
+    assert not same_numbers(more, tensors(fitting.fit_clam(net, data(6), **options)))  # of one name
+
+
 @pytest.mark.parametrize("choice", [{"negatives": "random"}, {"normaliser": "count"}, {"mask": "patch"}, {"seed": 1}, {"images": 5}, {"batch": 2}])
 def test_every_choice_makes_a_difference(tmp_path, choice):
     net, samples = network(), data(9)
@@ -157,12 +170,13 @@ def test_what_is_refused(tmp_path):
     net, samples = network(), data(3)
     for options, error, message in (
         ({"base": "lpr"}, UnknownName, "unknown base of CLAM 'lpr'; did you mean 'lrp'"), ({"negatives": "none"}, UnknownName, "unknown negatives 'none'"),
-        ({"normaliser": "n"}, UnknownName, "unknown normaliser"), ({"mask": "m"}, UnknownName, "unknown mask"), ({"epochs": 0}, ValueError, "epochs is 0"),
+        ({"normaliser": "n"}, UnknownName, "unknown normaliser"), ({"mask": "m"}, UnknownName, "unknown mask"), ({"epochs": -1}, ValueError, "epochs is -1"),
+        ({"base": ["lrp"]}, UnknownName, "unknown base of CLAM"), ({"out": tmp_path / "a.part"}, ValueError, "a.part does not end in .safetensors"), ({"out": 3}, ValueError, "out is 3"),
         ({"images": 1.5}, ValueError, "images is 1.5"), ({"layers": "most"}, UnknownName, "unknown layers of CLAM"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
-            fitting.fit_clam(net, samples, out=tmp_path / "a.safetensors", **options)
+            fitting.fit_clam(net, samples, **{"out": tmp_path / "a.safetensors"} | options)
     wrong = Data(Sample(image=one.image, labels=((one.labels[0] + 1) % CLASSES,)) for one in samples)
     with pytest.raises(ValueError, match="recognises none of 3 images with a probability above 0.2"):
         fitting.fit_clam(net, wrong, out=tmp_path / "a.safetensors")
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("a.*"))

@@ -33,8 +33,13 @@ class Drawn(Sequence):
         self.name, self.split = name, split
         self.classes = self._drawer.CLASSES
         self.multi_label = name == "mini-scenes"
-        self.fingerprint = sha256(f"{name}/{split}/{DRAWING}".encode()).hexdigest()[:12]
         self._indices = range(images)
+
+    @property
+    def fingerprint(self):
+        """That of the whole split for the first so many of its pictures, another for any others."""
+        others = "" if self._indices == range(len(self)) else f"/{self._indices}"
+        return sha256(f"{self.name}/{self.split}/{DRAWING}{others}".encode()).hexdigest()[:12]
 
     @property
     def _drawer(self):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from xai_repro.errors import NotApplicable, unknown
+from xai_repro.errors import like, NotApplicable, unknown
 from xai_repro.methods.cla import CLA, mean_distances, nearest, strengthened
 from xai_repro.methods.clam_layers import specs
 from xai_repro.methods.relevance import against_logits, NEEDS, one_hot, softmax_gradient, table
@@ -17,7 +17,7 @@ from xai_repro.models.zoo import SHIPPED
 from xai_repro.network.propagate import relevance
 from xai_repro.registry import method
 from xai_repro.store import fingerprint
-from xai_repro.store.files import recorded, sha256
+from xai_repro.store.files import path_of, recorded, sha256
 
 BASES = {"lrp": one_hot, "clrp": against_logits, "sglrp": softmax_gradient}
 FEW, ALL_ALIKE, LESS = 10, 1.2, 0.05  # released: with fewer layers than this the strength is 1.2 in all, otherwise .05 less than in training
@@ -55,16 +55,16 @@ def unpacked(state, device="cpu", dtype=torch.float32):
 
 
 def candidates(attributes):
-    """The files that may hold the attributes asked for: the one named, those of the folder named, or the shipped ones (None).
+    """The files that may hold the attributes asked for: the one named, or those of the folder named and the shipped ones (None: these alone).
 
     Raises FileNotFoundError where there is nothing of the name.
     """
-    if attributes is None:
-        return sorted(SHIPPED.glob("clam--*.safetensors"))
-    place = Path(attributes)
+    shipped, place = sorted(SHIPPED.glob("clam--*.safetensors")), SHIPPED if attributes is None else path_of("attributes", attributes)
     if not place.exists():
         raise FileNotFoundError(f"no attributes file or folder {place}; `xai-repro fit clam` writes one")
-    return sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    if place.is_dir():
+        return shipped if attributes is None else [*sorted(place.glob("*.safetensors")), *shipped]
+    return [place]
 
 
 def digests(attributes):
@@ -98,13 +98,18 @@ def refine(A, R, y, cla, strength, mask):
 
 def learnt_of(model, x, base, layers, attributes=None):
     """{layer: CLA} for images x, from the logits down. Raises the errors of `clam`."""
-    wanted = specs(model, x, layers)
+    if base not in list(BASES):
+        raise unknown("base of CLAM", base, BASES)
+    wanted = [one.name for one in specs(model, x, layers)]
     learnt = attributes_of(model, base, layers, attributes, torch.promote_types(x.dtype, torch.float32))
-    return {one.name: learnt[one.name] for one in wanted}
+    if missing := [name for name in wanted if name not in learnt]:
+        raise ValueError(f"the attributes lack {len(missing)} of {len(wanted)} layers, such as {missing[0]}: a fit that was interrupted goes on when it is started again")
+    return {name: learnt[name] for name in wanted}
 
 
 def at_layers(model, x, base, layers, strength=None, mask="corner", attributes=None):
     """{layer: what happens to relevance there} of all CLA-layers, from the logits down, for the engine."""
+    strength = None if strength is None else like("strength of CLAM", strength, 1.2)
     learnt = learnt_of(model, x, base, layers, attributes)
     released = {name: ALL_ALIKE if len(learnt) < FEW else cla.strength - LESS for name, cla in learnt.items()}
     return {name: partial(refine, cla=cla, strength=released[name] if strength is None else strength, mask=mask) for name, cla in learnt.items()}
@@ -119,13 +124,12 @@ def clam(model, x, y=None, *, base="clrp", layers="full", strength=None, mask="c
     M [B,H,W], >= 0 for lrp and clrp. d_n(s): mean distance of the patch at s to attribute n, see `cla.mean_distances`; |ij - c_n|: the larger of rows
     and columns. base: "lrp", "clrp" (with a contrast of logits, as released) or "sglrp". layers: "full", behind every convolution, or "core", few. strength: s
     in all layers; None: as in training less .05, or 1.2 with fewer than ten layers, as released. mask: "corner" around the corner of the nearest
-    patch, as released, which is (p - 1) / 2 off; "patch" within it. attributes: the file that `fit_clam` wrote, or a folder of them; None: the shipped
-    ones, of mini-vgg. Costs at most twice a forward pass more than the base. With a strength of 1 it is the base's map.
+    patch, as released, which is (p - 1) / 2 off; "patch" within it. attributes: the file that `fit_clam` wrote, or a folder of them, where those
+    that fit are looked for, and then among the shipped ones, of mini-vgg (None: among these alone). Costs at most twice a forward pass more than the base. With a strength of 1 it is the base's map.
     Raises UnknownName for another base, layers or mask, NotApplicable for networks that it has no sizes or attributes for, FileNotFoundError and ValueError
     for a file that is not there or was fitted to another network.
     *Deviation*: the released code takes the largest of the colours' relevance, and w+ alone at the images.
     """
-    if base not in BASES:
-        raise unknown("base of CLAM", base, BASES)
-    R, _ = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], at=at_layers(model, x, base, layers, strength, mask, attributes))
+    at = at_layers(model, x, base, layers, strength, mask, attributes)
+    R, _ = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], at=at)
     return R.sum(1).clamp(min=0) if base == "clrp" else R.sum(1)

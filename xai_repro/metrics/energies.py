@@ -2,17 +2,18 @@
 
 import torch
 
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown
 from xai_repro.metrics.localisation import in_range
 from xai_repro.numerics.algebra import exact
 from xai_repro.registry import metric
+from xai_repro.store.sharing import shared
 
 STEPS = 20  # E = 1/20, 2/20, ..., 1
 RANGES = {"all": (1, 20), "lower": (1, 10), "higher": (11, 20)}
 
 
 @metric("pointing-energy", higher_is_better=True, cite="iwana2019sglrp", maps="raw", truth="box")
-def pointing_energy(model, x, y, maps, truth, *, energy="count", range="all"):
+def pointing_energy(model, x, y, maps, truth, *, energy="count", range="all", at=None):
     """The share of the most relevant pixels that falls inside the object's boxes, averaged over how many pixels are kept.
 
     (1/T) sum_E |{ij in box : ij in K_E}| / |K_E|, K_E = {ij : M_ij >= tau_E, M_ij > 0}, E = .05, .10, ..., 1
@@ -21,23 +22,35 @@ def pointing_energy(model, x, y, maps, truth, *, energy="count", range="all"):
     In [0,1] per image; NaN for a map without positive values or an image without a box. Several boxes count as their union. A constant
     map has the boxes' share of the image. tau_E is the highest value that keeps a share E of what `energy` names, at least; equal
     pixels are kept together. energy: "count", the positive pixels, as in eq. 6; "mass", the sum of positive relevance; "quantile",
-    all pixels of the map, as in the released code. range: "all" E, "lower" (up to .5) or "higher" (above), as in table 3. Raises
-    UnknownName for anything else.
+    all pixels of the map, as in the released code. range: "all" E, "lower" (up to .5) or "higher" (above), as in table 3.
+    at: one E alone, a multiple of .05, as in figures 5 and 6. Raises UnknownName for another energy or range, ValueError for another E.
     *Deviation*: the released code counts a map without positive values as 0. Its tau_E is the (1-E)-quantile of all pixels, so that
     every E beyond the share of positive pixels keeps the same ones, which eq. 6 does not say.
     """
     for kind, given, possible in (("energy", energy, ENERGIES), ("range", range, RANGES)):
         if given not in possible:
             raise unknown(kind, given, possible)
+    low, high = RANGES[range] if at is None else (_step(at),) * 2
     in_range(model, x, y)
-    truth = truth.cpu().flatten(1)
-    M, order = exact(maps).flatten(1).sort(1, descending=True)
+    M, inside = _sorted(maps, truth)
     n = (M > 0).sum(1, keepdim=True)
-    low, high = RANGES[range]
     last = ENERGIES[energy](M, n, torch.arange(low, high + 1)).clamp(min=1)
     kept = torch.searchsorted(-M, -M.gather(1, last - 1), right=True).minimum(n.clamp(min=1))
-    inside = truth.gather(1, order).double().cumsum(1).gather(1, kept - 1)
-    return (inside / kept).mean(1).where((n[:, 0] > 0) & truth.any(1), torch.nan).to(x)
+    return (inside.gather(1, kept - 1) / kept).mean(1).where((n[:, 0] > 0) & (inside[:, -1] > 0), torch.nan).to(x)
+
+
+@shared
+def _sorted(maps, truth):
+    """Values [B,HW] in falling order, and how many of the first 1, ..., HW pixels lie inside."""
+    M, order = exact(maps).flatten(1).sort(1, descending=True)
+    return M, truth.cpu().flatten(1).gather(1, order).double().cumsum(1)
+
+
+def _step(at):
+    """The number of an E, 1 to STEPS."""
+    if isinstance(at, bool) or not isinstance(at, (int, float)) or not 1 <= round(at * STEPS) <= STEPS or abs(at * STEPS - round(at * STEPS)) > 1e-6:
+        raise ValueError(f"at is {short(repr(at))}; a share of .05, .10, ..., 1 is needed, or None")
+    return round(at * STEPS)
 
 
 def _of_count(M, n, t):

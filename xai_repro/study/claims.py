@@ -4,7 +4,7 @@ A record of published/claims/PAPER.toml:
 
     id       short and unique            place    where the paper says so      says    the claim, in own words
     test     a function of outcomes.py; the other keys are its arguments, in this library's names or the paper's headings
-    table    optional: the printed table, or list of tables, that the claim is tested on as well
+    table    optional: the printed table, or list of tables, that the claim is tested on as well; column: only its columns of this heading, or with this part in it
 
 The table `names` lists what is neither: labels that a notebook gives, and metrics and models still to come. Every other name that
 nobody knows is an error.

@@ -4,7 +4,6 @@ import json
 import os
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
@@ -13,8 +12,9 @@ from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xai_repro.data import denormalize, load_data
-from xai_repro.errors import whole_number
+from xai_repro.data import denormalize, load_data, Sample
+from xai_repro.errors import short, whole_number
+from xai_repro.explain import check_classes, check_images, check_range, classes_of, usable
 from xai_repro.methods.cla import cut, distances, embedded_patches, mean_distances
 from xai_repro.methods.clam import BASES, at_layers, digests, learnt_of, network_of
 from xai_repro.methods.relevance import table
@@ -24,10 +24,11 @@ from xai_repro.network.propagate import relevance
 from xai_repro.network.pyramid import activations
 from xai_repro.store import fingerprint
 from xai_repro.store.fetch import cache_dir
-from xai_repro.store.files import record, sha256, whole, writable
+from xai_repro.store.files import path_of, record, sha256, whole, writable
 from xai_repro.store.progress import track
 from xai_repro.study.asked import device_of
 from xai_repro.study.fitting import DRAWN, SURE
+from xai_repro.study.images import data_fingerprint, sample_of
 from xai_repro.study.plots import COLOURS, HEAT, styled, WIDTH
 
 TOP = 4  # places of each training image that an attribute may be compared at
@@ -39,7 +40,7 @@ class Index:
     """What the attributes find in the training images that the network recognises.
 
     y: their classes [n]; ids, numbers: their names and their places in the data set. found: {layer: (corners [n,N,m,2] of the m nearest places of each
-    attribute, the nearest first, maps D [n,N,m,q,q] there)}. base, layers: of the attributes.
+    attribute, the nearest first, maps D [n,N,m,q,q] there)}. base, layers: of the attributes. network: its fingerprint.
     """
 
     y: Tensor
@@ -48,6 +49,7 @@ class Index:
     found: dict
     base: str
     layers: str
+    network: str
 
 
 @dataclass(frozen=True)
@@ -78,46 +80,62 @@ def found_by(model, x, y, learnt, top=1):
 def build_index(model, data="mini-birds", base="clrp", layers="full", *, attributes=None, images=2000, out=None):
     """An Index of training images, built once and kept: read where it is there, made of the same network, data and attributes.
 
-    model: a module, as from `load_model`; data: a name, whose training images are taken, or a sequence of `Sample`. base, layers, attributes: as for the method
-    `clam`. images: how many are looked at; those are kept that the network recognises with p > .2. out: the file, by default one in the folder of caches.
+    model: a module, as from `load_model`; data: a name, whose training images are taken, or a sequence of images with labels, all of one size. base, layers,
+    attributes: as for the method `clam`. images: how many are looked at; those are kept that the network recognises with p > .2. out: the file, by default
+    one in the folder of caches.
     Raises the errors of `clam`, ValueError where no image is recognised, and OSError for a file that cannot be written.
     *Deviation*: the released code compares every place of every training image; here, of each attribute and image, the TOP nearest.
     """
-    images = whole_number("images", images)
+    model, images = usable(model), whole_number("images", images)
     samples = load_data(data, "train", limit=images) if isinstance(data, str) else data
-    learnt = learnt_of(model, samples[0].image[None].to(device_of(model)), base, layers, attributes)
-    of_data = getattr(samples, "fingerprint", None) or fingerprint.digest(*map(str, fingerprint.of_samples([samples[n] for n in range(len(samples))])))
-    facts = {"network": network_of(model), "base": base, "layers": layers, "data": of_data, "images": str(images), "top": str(TOP)}
-    facts["attributes"] = fingerprint.digest(*sorted(digests(attributes)))
+    if not hasattr(samples, "__len__") or not len(samples):
+        raise ValueError(f"a data set is a name or a sequence of images with labels; given: {short(repr(data))}")
+    first = check_images(model, sample_of(samples[0], classes_of(samples)).image[None].to(device_of(model)))
+    learnt = learnt_of(model, first, base, layers, attributes)
+    seen = range(min(images, len(samples)))
+    facts = {"network": network_of(model), "base": base, "layers": layers, "data": str(data_fingerprint(samples, 0, len(seen))), "images": str(len(seen))}
+    facts |= {"attributes": fingerprint.digest(*sorted(digests(attributes))), "code": fingerprint.of_code(found_by), "top": str(TOP)}
     name = f"{getattr(model, 'name', type(model).__name__.lower())}--{base}--{layers}--{fingerprint.digest(*facts.values())}.safetensors"
-    out = writable(Path(out) if out else cache_dir() / "examples" / name)
+    out = writable(path_of("out", out or cache_dir() / "examples" / name))
     if (kept := _read(out, facts)) is not None:
         return kept
-    device, parts, y, numbers, ids = device_of(model), [], [], [], []
-    places = range(min(images, len(samples)))
-    with track(len(places), "training images") as step:
-        for start in places[::DRAWN]:
-            some = [(n, samples[n]) for n in places[start : start + DRAWN]]
-            labels = torch.tensor([one.labels[0] if one.labels else -1 for _, one in some], device=device)
-            x = torch.stack([one.image for _, one in some]).to(device)
-            p, predicted = predict(model, x).softmax(1).max(1)
-            right = (predicted == labels) & (p > SURE)
-            if right.any():
-                found = found_by(model, x[right], labels[right], learnt, TOP)
-                parts.append({name: (one.corners.to(torch.int16).cpu(), one.maps.half().cpu()) for name, one in found.items()})
-                y.append(labels[right].cpu())
-                numbers += [n for (n, _), good in zip(some, right.tolist()) if good]
-                ids += [one.id or str(n) for (n, one), good in zip(some, right.tolist()) if good]
-            step(len(some))
-    if not parts:
-        raise ValueError(f"the network recognises none of {len(places)} training images: there are no examples")
-    tensors = {"y": torch.cat(y), "numbers": torch.tensor(numbers)}
-    for name in parts[0]:
-        tensors[f"{name}/corners"], tensors[f"{name}/maps"] = (torch.cat([part[name][k] for part in parts]).contiguous() for k in (0, 1))
+    tensors, ids = _found_in(model, samples, seen, learnt)
     with whole(out) as temporary:
         save_file(tensors, temporary, facts | {"ids": json.dumps(ids)})
     record(out, sha256(out))
     return _read(out, facts)
+
+
+def _found_in(model, samples, seen, learnt):
+    """Of the images seen that the network recognises: the tensors of an index, and their names. Raises ValueError where there are none."""
+    parts, y, numbers, ids = [], [], [], []
+    with track(len(seen), "training images") as step:
+        for start in seen[::DRAWN]:
+            some = {n: sample_of(samples[n], classes_of(samples)) for n in seen[start : start + DRAWN]}
+            x = check_images(model, torch.stack([one.image for one in some.values()]).to(device_of(model)))
+            labels = torch.tensor([one.labels[0] if one.labels else -1 for one in some.values()], device=x.device)
+            p, predicted = predict(model, x).softmax(1).max(1)
+            right = (predicted == labels) & (p > SURE)
+            if right.any():
+                found = found_by(model, x[right], labels[right], learnt, TOP)
+                parts.append({name: (one.corners.to(torch.int16).cpu(), _halved(one.maps).cpu()) for name, one in found.items()})
+                y.append(labels[right].cpu())
+                kept = [n for n, good in zip(some, right.tolist()) if good]
+                numbers += kept
+                ids += [some[n].id or str(n) for n in kept]
+            step(len(some))
+    if not parts:
+        raise ValueError(f"the network recognises none of {len(seen)} training images with a probability above {SURE}: there are no examples")
+    tensors = {"y": torch.cat(y), "numbers": torch.tensor(numbers)}
+    for name in parts[0]:
+        tensors[f"{name}/corners"], tensors[f"{name}/maps"] = (torch.cat([part[name][k] for part in parts]).contiguous() for k in (0, 1))
+    return tensors, ids
+
+
+def _halved(maps):
+    """In half precision, where it holds what is there."""
+    half = maps.half()
+    return half if half.isfinite().all() else maps.float()
 
 
 def _read(path, facts):
@@ -130,7 +148,7 @@ def _read(path, facts):
         return None
     names = dict.fromkeys(key.rpartition("/")[0] for key in state if "/" in key)
     found = {name: (state[f"{name}/corners"].long(), state[f"{name}/maps"]) for name in names}
-    return Index(state["y"], tuple(json.loads(known["ids"])), tuple(state["numbers"].tolist()), found, known["base"], known["layers"])
+    return Index(state["y"], tuple(json.loads(known["ids"])), tuple(state["numbers"].tolist()), found, known["base"], known["layers"], known["network"])
 
 
 def examples(model, x, index, y=None, *, attributes=None, number=3):
@@ -141,11 +159,18 @@ def examples(model, x, index, y=None, *, attributes=None, number=3):
     Compared are the same attribute and the training images of the same class, y [B] or the network's top-1; of attributes that find the same place, the one with
     the least distance is kept. index: of `build_index`; attributes: as for it. number: how many images per attribute, the nearest first.
     Columns: image (its row in x), layer, attribute, distance (mean of D), row, column, side (of the patch in pixels of the image: place and size times the
-    layer's stride), rank, example (the training image's id), at_row, at_column, gap. Raises the errors of `clam`.
+    layer's stride), rank, example (the training image's id), at_row, at_column, gap. Raises the errors of `explain` and `clam`, and ValueError for an index
+    that was made of another network.
     """
-    number = whole_number("number", number)
+    model, number = usable(model), whole_number("number", number)
+    x = check_images(model, x)
+    if not isinstance(index, Index) or index.network != network_of(model):
+        raise ValueError("the index was not made of this network: build_index makes one")
     learnt = learnt_of(model, x, index.base, index.layers, attributes)
-    y = predict(model, x).argmax(1) if y is None else y
+    if y is None:
+        y = predict(model, x).argmax(1)
+    else:
+        check_range(model, x, y := check_classes(x, y, model))
     rows = []
     for name, here in found_by(model, x, y, learnt).items():
         corners, there = index.found[name]
@@ -180,6 +205,28 @@ def maps_on_the_way(model, x, y, base="clrp", layers="full", attributes=None):
     return {name: R.sum(1) for name, R in found.items()}
 
 
+def explained(model, image, index, training, y=None, *, attributes=None, rows=5, shown=4):
+    """One image [3,H,W] by examples: (its rows of `examples`, the picture of `draw`), at some layers of the upper two thirds.
+
+    index, attributes: as for `examples`; training: the samples that the index is of; y: class [1], None: the top-1. rows, shown: how many layers, and of each the
+    attributes that are nearest to the image. Raises the errors of `examples`, and ValueError where no training image of the class is in the index.
+    """
+    x = image[None].to(device_of(model))
+    y = predict(model, x).argmax(1) if y is None else y
+    found = examples(model, x, index, y, attributes=attributes)
+    if found.empty:
+        raise ValueError(f"of {len(training)} training images the network recognises none of class {(classes_of(model) or range(10**9))[int(y)]}: look at more images")
+    maps = {name: R[0] for name, R in maps_on_the_way(model, x, y, index.base, index.layers, attributes).items()}
+    numbers, upper = dict(zip(index.ids, index.numbers)), list(maps)[: -(-2 * len(maps) // 3)]
+    sample = Sample(image=image.cpu(), labels=(int(y),))
+    return found, draw(sample, found, maps, lambda name: sample_of(training[numbers[name]], classes_of(training)), evenly(upper, rows), shown)
+
+
+def evenly(names, most):
+    """At most so many of the names, from the first to the last in even steps."""
+    return names if len(names) <= most else [names[round(n * (len(names) - 1) / (most - 1))] for n in range(most)]
+
+
 @styled
 def draw(sample, found, maps, training, layers=None, shown=4):
     """One image explained by examples: a row per layer with the places of its attributes, relevance there, and the nearest training patches.
@@ -193,7 +240,7 @@ def draw(sample, found, maps, training, layers=None, shown=4):
     for axes, (layer, part) in zip(figure.subplots(len(rows), shown + 2, squeeze=False), rows):
         part = part.sort_values("distance").head(shown)
         _picture(axes[0], sample, layer)
-        axes[1].imshow(maps[layer].clamp(min=0).cpu(), cmap=HEAT, extent=(0, *sample.image.shape[:0:-1], 0))
+        axes[1].imshow(maps[layer].clamp(min=0).cpu().numpy(), cmap=HEAT, extent=(0, *sample.image.shape[:0:-1], 0))
         axes[1].set_title("relevance", fontsize=8)
         for number, row in enumerate(part.itertuples()):
             _picture(axes[2 + number], training(row.example), f"like {number + 1}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
+from filelock import FileLock
 from safetensors.torch import save
 from torch import nn
 
@@ -20,9 +21,10 @@ from xai_repro.models.reading import read_weights
 from xai_repro.models.zoo import EMBEDDED, pick_device
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance
-from xai_repro.store.files import record, sha256, whole, writable
+from xai_repro.store.files import path_of, record, sha256, whole, writable
 from xai_repro.store.progress import track
 from xai_repro.study.asked import device_of
+from xai_repro.study.images import data_fingerprint
 
 NEGATIVES = ("patch", "random")
 SURE = 0.2  # least probability of the class of an image that is learnt from
@@ -40,7 +42,7 @@ def fit_clam(
 
     model: a name, or a module; data: a name, whose training images are taken, or a sequence of `Sample`. base: "lrp", "clrp" or "sglrp"; layers: "full" or
     "core". weights: of a model given by name, as for `load_model`; None: those trained on the data. images: how many are looked at (480 of mini-birds are 30
-    a class, as in CUB); those are learnt from whose class the network predicts with p > .2. epochs: 5 at most, as released (the paper: 100); patience:
+    a class, as in CUB); those are learnt from whose class the network predicts with p > .2. epochs: 5 at most, as released (the paper: 100; 0, as a control: nothing is learnt); patience:
     epochs in which the distances of the right class's patches, less those of the negatives, get no better before a layer is done, 1 as released. batch: images
     a step, 8 of 480 as 80 of CUB's 5,994. negatives: "patch", the same patches with another class's pattern, as in the paper; "random", patches at random
     places with it, as released. normaliser: of the distances, see `cla.contrastive`. mask: of the layers above while a layer is learnt. out: default
@@ -50,40 +52,49 @@ def fit_clam(
     Raises UnknownName, ValueError or OSError before anything runs; ValueError where no image is recognised.
     """
     for kind, given, possible in (("base of CLAM", base, BASES), ("negatives", negatives, NEGATIVES), ("normaliser", normaliser, NORMALISERS), ("mask", mask, MASKS)):
-        if given not in possible:
+        if given not in list(possible):
             raise unknown(kind, given, possible)
-    numbers = dict(images=images, epochs=epochs, patience=patience, batch=batch)
-    numbers = {name: whole_number(name, value) for name, value in numbers.items()} | {"seed": whole_number("seed", seed, 0)}
+    numbers = {name: whole_number(name, value) for name, value in dict(images=images, patience=patience, batch=batch).items()}
+    numbers |= {name: whole_number(name, value, 0) for name, value in dict(epochs=epochs, seed=seed).items()}
     samples = load_data(data, "train", limit=images) if isinstance(data, str) else data
+    numbers["images"] = min(numbers["images"], len(samples))
     net = _network(model, data, weights, device)
-    out = Path(out or f"clam--{_name(model)}--{_name(data)}--{base}--{layers}.safetensors")
+    out = path_of("out", out or f"clam--{_name(model)}--{_name(data)}--{base}--{layers}.safetensors")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} does not end in .safetensors, by which attributes are found in a folder")
     part = writable(out).with_suffix(".part")
     sample = samples[0].image[None].to(device_of(net))
     classes = predict(net, sample).shape[1]
     wanted = specs(net, sample, layers, classes)
-    facts = {"network": network_of(net), "model": _name(model), "data": getattr(samples, "fingerprint", _name(data)), "base": base, "layers": layers}
+    facts = {"network": network_of(net), "model": _name(model), "data": str(data_fingerprint(samples, 0, numbers["images"])), "base": base, "layers": layers}
     facts |= {name: str(value) for name, value in numbers.items()} | {"negatives": negatives, "normaliser": normaliser, "mask": mask}
-    if _begun(out, facts, device_of(net)):
-        return out
-    learnt = _begun(part, facts, device_of(net))
-    x, y = _recognised(net, samples, images)
+    with FileLock(out.with_name(f".{out.name}.lock")):  # who asks for the same meanwhile waits, and finds it done
+        if not _begun(out, facts, device_of(net)):
+            _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask)
+            os.replace(part, out)
+            record(out, sha256(out))
+    return out
+
+
+def _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask):
+    """Learn the layers that the file part does not hold yet, and write each to it."""
+    learnt, device = _begun(part, facts, device_of(net)), device_of(net)
+    x, y = _recognised(net, samples, numbers["images"])
     with track(len(wanted), f"layers of CLAM, {base}") as step:
         step(len(learnt))
         for number, spec in enumerate(wanted):
             if spec.name in learnt:
                 continue
-            generator = torch.Generator().manual_seed(crc32(f"{seed} {spec.name}".encode()))
+            generator = torch.Generator().manual_seed(crc32(f"{numbers['seed']} {spec.name}".encode()))
             at = {one.name: partial(refined_by_own_patches, cla=learnt[one.name], mask=mask) for one in wanted[:number]}
             patches, others = _patches(net, x, y, spec, base, at, negatives, generator)
             beta = LOWER_BETA if isinstance(getattr(net, "features", None), nn.Sequential) and number >= len(wanted) - LOW else BETA
-            one = learn(patches, others, y, spec, classes, generator, beta, epochs, patience, batch, normaliser, device_of(net))
-            learnt |= unpacked(packed({spec.name: one}), device_of(net))  # rounded as after reading, so that who goes on from a file sees the same
+            options = {name: numbers[name] for name in ("epochs", "patience", "batch")} | {"normaliser": normaliser, "device": device}
+            one = learn(patches, others, y, spec, classes, generator, beta, **options)
+            learnt |= unpacked(packed({spec.name: one}), device)  # rounded as after reading, so that who goes on from a file sees the same
             with whole(part) as temporary:
                 Path(temporary).write_bytes(save(packed(learnt), facts))
             step()
-    os.replace(part, out)
-    record(out, sha256(out))
-    return out
 
 
 def _name(thing):

@@ -37,17 +37,20 @@ class Cells:
 # -- the tests: (cells, arguments of the record) -> list of comparisons ------------------------------------------------
 
 
-def better(cells, method, than, metric, dataset, model, than_model=None):
-    """A method is better than another in a metric, in the metric's direction. Two that are the same up to rounding are not."""
-    pair = _pair(cells, method, than, metric, dataset, model, than_model)
+def better(cells, method, than, metric, dataset, model, than_model=None, higher=None):
+    """A method is better than another in a metric, in the metric's direction. Two that are the same up to rounding are not.
+
+    higher: whether more is better, of a metric that is a label.
+    """
+    pair = _pair(cells, method, than, metric, dataset, model, than_model, sign=None if higher is None else 1 if higher else -1)
     estimate, samples = pair.gain()
     same = np.abs([estimate, *interval(samples)]).max() < _SAME and not pair.whole
     return [pair.comparison(estimate, samples, 0.0, 1, strict=True, certain=False if same else None, prefix="no difference: " if same else "")]
 
 
-def generally_better(cells, method, than, metric, dataset, model, share):
+def generally_better(cells, method, than, metric, dataset, model, share, higher=None):
     """A method is better than another in a metric in at least a share of the comparisons; the share is for `decide`."""
-    return better(cells, method, than, metric, dataset, model)
+    return better(cells, method, than, metric, dataset, model, higher=higher)
 
 
 def different(cells, method, than, metric, dataset, model):

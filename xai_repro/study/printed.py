@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from xai_repro.published import published
+from xai_repro.registry import metrics
 from xai_repro.study import records
 from xai_repro.study.outcomes import PRINTED
 from xai_repro.study.statistics import higher_is_better
@@ -20,11 +21,12 @@ def on_paper(record):
     found = {}
     for table in [record["table"]] if isinstance(record.get("table"), str) else record.get("table", []):
         cells = _cells(record["paper"], table)
+        cells = cells[[record.get("column", "") in (*group.split(" / "), "") for group in cells["group"]]]
         for arguments in records.comparisons(record):
-            here = cells[cells["metric"] == arguments["metric"]]
+            here = cells if _labelled(arguments["metric"], cells) else cells[cells["metric"] == arguments["metric"]]
             here = here[here["dataset"].isin({arguments["dataset"], ""}) & here["model"].isin({arguments["model"], ""})]
             for a, b in _pairs(here, arguments):
-                sign = 1 if higher_is_better(arguments["metric"]) else -1
+                sign = 1 if arguments.get("higher", higher_is_better(arguments["metric"])) else -1
                 found[table, a.name, None if b is None else b.name] = bool(_holds(record["test"], arguments, a, b, sign))
     if not found:
         if record.get("table"):
@@ -32,6 +34,11 @@ def on_paper(record):
         return "", ""
     share = record.get("share", 1.0)
     return "holds" if sum(found.values()) >= share * len(found) - 1e-9 else "fails", f"{sum(found.values())} of {len(found)}"
+
+
+def _labelled(metric, cells):
+    """Whether a metric is the label of a setting: it then stands for the one metric that the table has."""
+    return metric not in metrics() and cells["metric"].nunique() == 1
 
 
 def _holds(test, arguments, a, b, sign):

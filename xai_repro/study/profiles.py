@@ -9,7 +9,7 @@ from xai_repro.errors import like, short, unknown, whole_number
 # What a profile has to say, by example. The models and data sets are names, which are looked up where they are loaded.
 _SHAPE = {
     "models": [""], "datasets": [""], "images": {"other": 1}, "networks": 1, "merit": 1, "gallery": 1, "runs": 1, "study": 1, "permutations": [1], "reference": 1, "early": 1,
-    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
+    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "fitted": 1, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
 }  # fmt: skip
 
 

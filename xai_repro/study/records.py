@@ -11,9 +11,10 @@ from xai_repro.errors import like, short, unknown, whole_number
 from xai_repro.models import model_names
 from xai_repro.published import papers, published
 from xai_repro.registry import check_hyper, method_info, methods, metrics
-from xai_repro.study.statistics import TIME
+from xai_repro.study.statistics import higher_is_better, TIME
 
 FACTS = ("id", "place", "says", "test")
+PRINTED = ("table", "column")  # where the paper prints the numbers
 NO_CHOICE = ("methods", "sizes")  # lists that are one argument
 NAMES = ("labels", "metrics", "models")  # what a file may list in [names]
 
@@ -53,6 +54,7 @@ def of_paper(paper, tests):
         _check(place, record, dict(tests), _possible(paper, named))
         printed = record.get("table", [])
         _known(f"table in {place}", printed if isinstance(printed, list) else [printed], {*published(paper)["table"]})
+        like(f"column in {place}", record.get("column", ""), "")
     return [{"paper": paper} | record for record in records]
 
 
@@ -71,7 +73,7 @@ def _possible(paper, named):
 
 def comparisons(record):
     """The arguments of a record's test, one dict for every combination where several are given."""
-    arguments = {key: value for key, value in record.items() if key not in (*FACTS, "paper", "table")}
+    arguments = {key: value for key, value in record.items() if key not in (*FACTS, "paper", *PRINTED)}
     choices = [value if isinstance(value, list) and key not in NO_CHOICE else [value] for key, value in arguments.items()]
     return [dict(zip(arguments, chosen)) for chosen in product(*choices)]
 
@@ -82,7 +84,7 @@ def _check(place, record, tests, possible):
             raise ValueError(f"{place}: {fact} is {short(repr(record.get(fact)))}; a text is needed")
     _known(f"test in {place}", [record["test"]], tests)
     parameters = {name: one for name, one in inspect.signature(tests[record["test"]]).parameters.items() if name != "cells"}
-    given = [key for key in record if key not in (*FACTS, "table")]
+    given = [key for key in record if key not in (*FACTS, *PRINTED)]
     _known(f"argument of {record['test']} in {place}", given, parameters)
     for name, one in parameters.items():
         if one.default is one.empty and name not in given:
@@ -90,6 +92,8 @@ def _check(place, record, tests, possible):
     if not comparisons(record):
         raise ValueError(f"{place}: a list is empty")
     for arguments in comparisons(record):
+        if "higher" in parameters and "higher" not in arguments and arguments["metric"] != TIME and higher_is_better(arguments["metric"]) is None:
+            raise ValueError(f"{place}: nobody knows whether more of {short(arguments['metric'])} is better: say higher = true, or false")
         for name, value in arguments.items():
             _check_argument(place, name, value, possible)
 
@@ -100,6 +104,8 @@ def _check_argument(place, name, value, possible):
         like(f"{name} in {place}", value, 0.0)
         if name == "share" and not 0 < value <= 1:
             raise ValueError(f"{place}: share is {value}; a share of the comparisons is needed, above 0 and at most 1")
+    elif name == "higher":
+        like(f"{name} in {place}", value, True)
     elif name == "sizes":
         if not isinstance(value, list) or len(value) != 2:
             raise ValueError(f"{place}: sizes is {short(repr(value))}; two sides of an image in pixels are needed")

@@ -59,20 +59,26 @@ def _file_name(cell):
 
 def _dependencies(info, arguments):
     """Code and hyper-parameters of a method or metric, and of the methods that its hyper-parameters name."""
-    hyper = {name: value for name, value in {**info.hyper, **arguments}.items() if name != "chunk"}
+    own = {name: value for name, value in {**info.hyper, **arguments}.items() if name != "chunk"}
+    hyper = {name: value for name, value in own.items() if name not in _files(info)}  # where files lie does not count: what is in them does
     named = [value for value in hyper.values() if isinstance(value, str) and value in known_methods()]
     code = [_code(info.function), repr(sorted(hyper.items())), *(_code(method_info(name).function) for name in named)]
     again = [(method_info(name), {**method_info(name).hyper, **(hyper.get("settings") or {})}) for name in named]
-    return code + [digest for one, own in [(info, hyper), *again] for digest in _read_by(one, own)]
+    return code + [digest for one, given in [(info, own), *again] for digest in _read_by(one, given)]
 
 
 def _read_by(info, hyper):
     """Digests of the files that a method reads; none where they are not there, which the method says itself."""
-    files = getattr(info, "files", None)
     try:
-        return files(**{name: hyper[name] for name in inspect.signature(files).parameters}) if files else []
+        return info.files(**{name: hyper[name] for name in _files(info)}) if _files(info) else []
     except (OSError, ValueError):
         return []
+
+
+def _files(info):
+    """The hyper-parameters that name files."""
+    files = getattr(info, "files", None)
+    return inspect.signature(files).parameters if files else {}
 
 
 _CODE = {}  # id of a function -> the function, its fingerprint
