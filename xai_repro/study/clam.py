@@ -131,11 +131,11 @@ def each_base(models, function, bases=BASES):
 
 
 def readings(model, settings, results, base="clrp"):
-    """{label: file} of attributes of a few layers under each of the READINGS; what is not there yet is fitted."""
+    """{label: file} of attributes of a few layers under each of the READINGS, learnt from half of the images; what is not there yet is fitted."""
     data, found = settings["datasets"][0], {}
     for number, (label, options) in enumerate(READINGS.items()):
         out = f"{results}/clam/readings/{model.name}--{data}--{base}--core--{number}.safetensors"
-        found[label] = str(fit_clam(model, data, base, "core", images=settings["fitted"], out=out, **options))
+        found[label] = str(fit_clam(model, data, base, "core", images=-(-settings["fitted"] // 2), out=out, **options))
     return found
 
 
