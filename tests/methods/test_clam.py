@@ -102,6 +102,16 @@ def test_a_strength_of_1_is_the_base(vgg, tmp_path, base):
         assert (stronger >= plain * (1 - 1e-5)).all() and stronger.sum() > 1.2 * plain.sum()
 
 
+def test_with_clrp_nothing_is_negative(vgg, tmp_path):
+    x = images()
+    path = kept(vgg, fitted(vgg, x), tmp_path / "a.safetensors", "clrp")
+    for y in range(5):
+        found, plain = clam.clam(vgg, x, torch.tensor([y, y]), attributes=path, strength=1.0), xr.explain(vgg, x, y, "clrp", contrast="logits")
+        assert (found >= 0).all() and torch.equal(found, plain)
+    raw = [clam.relevance(vgg, x, torch.tensor([y, y]), clam.table("alpha1beta0", "z-box"), clam.against_logits)[0].sum(1) for y in range(5)]
+    assert any((one < 0).any() for one in raw)
+
+
 def test_masks_lie_where_the_nearest_patches_are(vgg, tmp_path):
     """With one layer of attributes, by hand: relevance is stopped there, multiplied, and sent on."""
     from xai_repro.methods.relevance import one_hot, table

@@ -62,6 +62,13 @@ def test_patches_are_cut_where_relevance_is_most():
     assert fitting.top_places(torch.rand(1, 1, 2, 2), 2, 3).tolist() == [[[0, 0]] * 3]  # fewer places than attributes
 
 
+def test_the_largest_channel_counts():
+    R = torch.zeros(1, 2, 3, 3)
+    R[0, 0, 0, 0], R[0, 1, 0, 0] = 3.0, -2.9
+    R[0, :, 2, 2] = 1.0
+    assert fitting.top_places(R, 1, 2)[0].tolist() == [[0, 0], [2, 2]]  # by the sum it would be the other way round
+
+
 def test_while_others_learn_an_attribute_is_looked_for_in_its_own_patch():
     generator = torch.Generator().manual_seed(0)
     K, p, a, N = 3, 4, 2, 2
@@ -157,6 +164,31 @@ def test_other_images_are_learnt_anew(tmp_path):
     assert not same_numbers(first, again)
     more = tensors(fitting.fit_clam(net, data(12), **options))
     assert not same_numbers(more, tensors(fitting.fit_clam(net, data(6), **options)))  # of one name
+
+
+def test_relevance_goes_on_from_a_layer_as_if_it_came_from_the_logits(tmp_path, monkeypatch):
+    net, samples = network(), data(9)
+    options = {"layers": "core", "epochs": 2}
+    kept = fitting.fit_clam(net, samples, out=tmp_path / "kept.safetensors", **options)
+    monkeypatch.setattr(fitting, "MOST", 0)
+    monkeypatch.setattr(fitting, "relevance_between", None)  # is not called
+    assert same(kept, fitting.fit_clam(net, samples, out=tmp_path / "anew.safetensors", **options))
+
+
+def test_layers_begin_differently_and_go_on_with_what_the_file_holds(tmp_path, monkeypatch):
+    net, samples, seen, refined = network(), data(9), {}, fitting.refined_by_own_patches
+
+    def noted(A, R, y, cla, mask):
+        seen[tuple(A.shape)] = cla
+        return refined(A, R, y, cla, mask)
+
+    monkeypatch.setattr(fitting, "refined_by_own_patches", noted)
+    path = fitting.fit_clam(net, samples, layers="core", epochs=1, out=tmp_path / "a.safetensors")
+    kept = list(clam.attributes_of(net, "clrp", "core", path).values())
+    assert len(seen) == 5 and all(any(torch.equal(one.attributes, other.attributes) for other in kept) for one in seen.values())
+    found = clam.attributes_of(net, "clrp", "core", fitting.fit_clam(net, samples, layers="core", epochs=0, out=tmp_path / "b.safetensors"))
+    one, other = (found[f"features.{n}"].first[0] for n in (29, 22))
+    assert one.shape == other.shape and not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("choice", [{"negatives": "random"}, {"normaliser": "count"}, {"mask": "patch"}, {"seed": 1}, {"images": 5}, {"batch": 2}])

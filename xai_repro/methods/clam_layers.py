@@ -13,13 +13,15 @@ SIDE = 224  # of the paper's images, for which its sizes are
 
 @dataclass(frozen=True)
 class Spec:
-    """A CLA-layer to be: the name of the layer whose output it reads, how many attributes, the sides of patches and attributes, the strength."""
+    """A CLA-layer to be: the name of the layer whose output it reads, how many attributes, the sides of patches and attributes, the strength; whole: whether
+    all relevance passes it, and none goes by."""
 
     name: str
     number: int
     p: int
     a: int
     strength: float
+    whole: bool = True
 
 
 VGG_FULL = {
@@ -55,7 +57,7 @@ def _scaled(spec, scale, classes):
     p = max(2, round(spec.p * scale))
     while 2 ** (p * p) < classes:
         p += 1
-    return Spec(spec.name, spec.number, p, max(1, min(p - 1, round(spec.a * scale))), spec.strength)
+    return Spec(spec.name, spec.number, p, max(1, min(p - 1, round(spec.a * scale))), spec.strength, spec.whole)
 
 
 def _vgg(model, layers):
@@ -76,5 +78,5 @@ def _resnet(model, layers):
         for block in range(len(getattr(model, f"layer{stage}"))):
             name = f"layer{stage}.{block}"
             both = zip((f"{name}.conv2", name), number) if layers == "full" else [(name, number)]
-            found += [Spec(one, many, p, a, strength) for one, many in both]
+            found += [Spec(one, many, p, a, strength, one == name) for one, many in both]
     return found

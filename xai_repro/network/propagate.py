@@ -253,6 +253,34 @@ def relevance_from(model, x, y, rules, start, layer, every=False):
     return borrowed(model, run)
 
 
+def relevance_between(model, x, y, rules, R, top, bottom, at=None):
+    """R [B,K,h,w] at the output of layer bottom, of relevance R at that of layer top, and bottom's output; nothing else is caught.
+
+    All that reaches bottom has to come through top. y, at: as for `relevance`, of layers between the two. Costs one forward pass and what the rules cost
+    between the layers. Raises the errors of `relevance`.
+    """
+
+    def run():
+        with _caught(model, x, rules, images=False) as (mode, leaf):
+            tops, mode.y = [], y
+
+            def leave(output):
+                tops.append(output)
+                mode.off = True
+                return x.dtype
+
+            for name, function in (at or {}).items():
+                _passing(model, mode, name, function)
+            reached = _at(model, bottom, lambda output: wide(output).dtype)
+            _at(model, top, leave)
+            model(leaf.clone())
+            _check(mode.layers, reached, bottom)
+            _check(mode.layers, tops, top)
+            return torch.autograd.grad(tops, reached, R)[0], reached[0].detach()
+
+    return borrowed(model, run)
+
+
 @contextmanager
 def _caught(model, x, rules, images=True):
     """The model, in eval mode, under a Propagation: (mode, the images; images: whether relevance goes down to them). What is caught is in float32."""

@@ -20,7 +20,7 @@ from xai_repro.models import load_model
 from xai_repro.models.reading import read_weights
 from xai_repro.models.zoo import EMBEDDED, pick_device
 from xai_repro.network.forward import predict
-from xai_repro.network.propagate import relevance
+from xai_repro.network.propagate import relevance, relevance_between
 from xai_repro.store.files import path_of, record, sha256, whole, writable
 from xai_repro.store.progress import track
 from xai_repro.study.asked import device_of
@@ -32,6 +32,7 @@ SLOWER = 0.95  # of the rate, after an epoch that improved
 ALPHA = 0.1  # as released; .01 to .1 in the paper
 LOW, LOWER_BETA, BETA = 2, 0.5, 0.6  # beta of a VGG's two layers next to the image, and of all others, as released
 DRAWN = 16  # images explained at once
+MOST = 4 << 30  # bytes of relevance that are kept at a layer
 
 
 def fit_clam(
@@ -80,21 +81,53 @@ def _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, n
     """Learn the layers that the file part does not hold yet, and write each to it."""
     learnt, device = _begun(part, facts, device_of(net)), device_of(net)
     x, y = _recognised(net, samples, numbers["images"])
+    way = Way(net, x, y, base)
     with track(len(wanted), f"layers of CLAM, {base}") as step:
-        step(len(learnt))
         for number, spec in enumerate(wanted):
-            if spec.name in learnt:
-                continue
-            generator = torch.Generator().manual_seed(crc32(f"{numbers['seed']} {spec.name}".encode()))
-            at = {one.name: partial(refined_by_own_patches, cla=learnt[one.name], mask=mask) for one in wanted[:number]}
-            patches, others = _patches(net, x, y, spec, base, at, negatives, generator)
-            beta = LOWER_BETA if isinstance(getattr(net, "features", None), nn.Sequential) and number >= len(wanted) - LOW else BETA
-            options = {name: numbers[name] for name in ("epochs", "patience", "batch")} | {"normaliser": normaliser, "device": device}
-            one = learn(patches, others, y, spec, classes, generator, beta, **options)
-            learnt |= unpacked(packed({spec.name: one}), device)  # rounded as after reading, so that who goes on from a file sees the same
-            with whole(part) as temporary:
-                Path(temporary).write_bytes(save(packed(learnt), facts))
+            here = way.down_to(spec.name)
+            if spec.name not in learnt:
+                generator = torch.Generator().manual_seed(crc32(f"{numbers['seed']} {spec.name}".encode()))
+                patches, others = _patches(here, spec, negatives, generator)
+                beta = LOWER_BETA if isinstance(getattr(net, "features", None), nn.Sequential) and number >= len(wanted) - LOW else BETA
+                options = {name: numbers[name] for name in ("epochs", "patience", "batch")} | {"normaliser": normaliser, "device": device}
+                one = learn(patches, others, y, spec, classes, generator, beta, **options)
+                learnt |= unpacked(packed({spec.name: one}), device)  # rounded as after reading, so that who goes on from a file sees the same
+                with whole(part) as temporary:
+                    Path(temporary).write_bytes(save(packed(learnt), facts))
+            way.refine(spec, here, partial(refined_by_own_patches, cla=learnt[spec.name], mask=mask))
             step()
+
+
+class Way:
+    """Relevance of images x [n,3,H,W] of classes y on its way down a network, from CLA-layer to CLA-layer, DRAWN images at a time.
+
+    Where all of it passes a layer and it is not more than MOST bytes, it goes on from there; else from the last such layer, or from the logits.
+    """
+
+    def __init__(self, net, x, y, base):
+        self.net, self.base, self.top, self.R, self.at = net, base, None, [], {}
+        self.batches = [(some, y[start : start + DRAWN]) for start, some in zip(range(0, len(x), DRAWN), x.split(DRAWN))]
+
+    def down_to(self, layer):
+        """Pairs (R, A) at a layer's output, one for each batch, on the CPU."""
+        found, device, rules = [], device_of(self.net), table("alpha1beta0", "z-box")
+        for number, (x, y) in enumerate(self.batches):
+            x, y = x.to(device), y.to(device)
+            if self.top is None:
+                pair = relevance(self.net, x, y, rules, BASES[self.base], layer, self.at)
+            else:
+                pair = relevance_between(self.net, x, y, rules, self.R[number].to(device), self.top, layer, self.at)
+            found.append(tuple(one.cpu() for one in pair))
+        return found
+
+    def refine(self, spec, found, function):
+        """Make relevance stronger at a layer: now, or whenever it passes there."""
+        if spec.whole and sum(R.nbytes for R, _ in found) <= MOST:
+            device = device_of(self.net)
+            refined = (function(A.to(device), R.to(device), y.to(device)) for (R, A), (_, y) in zip(found, self.batches))
+            self.top, self.R, self.at = spec.name, [R.cpu() for R in refined], {}
+        else:
+            self.at[spec.name] = function
 
 
 def _name(thing):
@@ -140,19 +173,16 @@ def refined_by_own_patches(A, R, y, cla, mask):
     return R * strengthened(corners, cla.p, A.shape[-2:], cla.strength, mask).to(R)
 
 
-def _patches(net, x, y, spec, base, at, negatives, generator):
-    """The patches of most relevance at a layer, and those of the negatives, [n,N,K,p,p] both."""
-    found, others, device = [], [], device_of(net)
-    for start in range(0, len(x), DRAWN):
-        some = slice(start, start + DRAWN)
-        R, A = relevance(net, x[some].to(device), y[some].to(device), table("alpha1beta0", "z-box"), BASES[base], spec.name, at)
+def _patches(found, spec, negatives, generator):
+    """The patches of most relevance among pairs (R, A), and those of the negatives, [n,N,K,p,p] both."""
+    patches, others = [], []
+    for R, A in found:
         corners = top_places(R, spec.p, spec.number)
-        found.append(cut(A, corners, spec.p).cpu())
+        patches.append(cut(A, corners, spec.p))
         if negatives == "random":
             places = [torch.randint(size - spec.p + 1, corners.shape[:2], generator=generator) for size in A.shape[-2:]]
-            others.append(cut(A, torch.stack(places, 2).to(corners), spec.p).cpu())
-    patches = torch.cat(found)
-    return patches, torch.cat(others) if others else patches
+            others.append(cut(A, torch.stack(places, 2), spec.p))
+    return torch.cat(patches), torch.cat(others or patches)
 
 
 def learn(patches, others, y, spec, classes, generator, beta=BETA, epochs=5, patience=1, batch=8, normaliser="size", device="cpu"):
