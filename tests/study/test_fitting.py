@@ -1,5 +1,7 @@
 """Fitting CLAM: patches by hand, attributes that tell classes apart, and a run that was interrupted."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -173,6 +175,19 @@ def test_relevance_goes_on_from_a_layer_as_if_it_came_from_the_logits(tmp_path, 
     monkeypatch.setattr(fitting, "MOST", 0)
     monkeypatch.setattr(fitting, "relevance_between", None)  # is not called
     assert same(kept, fitting.fit_clam(net, samples, out=tmp_path / "anew.safetensors", **options))
+
+
+def test_a_file_is_busy_while_it_is_fitted(tmp_path, monkeypatch):
+    out, learn, seen = tmp_path / "a.safetensors", fitting.learn, []
+
+    def asks(*arguments, **options):
+        with ThreadPoolExecutor() as pool:  # locks are held by threads
+            seen.append(pool.submit(fitting.busy, out).result())
+        return learn(*arguments, **options)
+
+    monkeypatch.setattr(fitting, "learn", asks)
+    fitting.fit_clam(network(), data(9), layers="core", epochs=1, out=out)
+    assert seen == [True] * 5 and not fitting.busy(out)
 
 
 def test_layers_begin_differently_and_go_on_with_what_the_file_holds(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from xai_repro.network.forward import predict
 from xai_repro.published import published
 from xai_repro.study import plots
 from xai_repro.study.asked import device_of
-from xai_repro.study.fitting import fit_clam
+from xai_repro.study.fitting import busy, fit_clam
 
 PAPER = "clam"
 BASES = ("lrp", "clrp", "sglrp")
@@ -40,10 +40,9 @@ def fitted(models, settings, results, bases=BASES):
     """The folder where the attributes of all models and bases are, but for shipped ones; what is not there yet is fitted, and takes minutes."""
     folder, data = f"{results}/clam", settings["datasets"][0]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for name, model in models.items():
-        for base in bases:
-            if not _shipped(model, base):
-                fit_clam(model, data, base, images=settings["fitted"], out=f"{folder}/{name}--{data}--{base}--full.safetensors")
+    files = {(name, base): Path(folder, f"{name}--{data}--{base}--full.safetensors") for name, model in models.items() for base in bases if not _shipped(model, base)}
+    for (name, base), out in sorted(files.items(), key=lambda item: busy(item[1])):  # another notebook may be fitting them: those that are free first
+        fit_clam(models[name], data, base, images=settings["fitted"], out=out)
     return folder
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors.torch import save
 from torch import nn
 
@@ -69,12 +69,27 @@ def fit_clam(
     wanted = specs(net, sample, layers, classes)
     facts = {"network": network_of(net), "model": _name(model), "data": str(data_fingerprint(samples, 0, numbers["images"])), "base": base, "layers": layers}
     facts |= {name: str(value) for name, value in numbers.items()} | {"negatives": negatives, "normaliser": normaliser, "mask": mask}
-    with FileLock(out.with_name(f".{out.name}.lock")):  # who asks for the same meanwhile waits, and finds it done
+    with _turn(out):  # who asks for the same meanwhile waits, and finds it done
         if not _begun(out, facts, device_of(net)):
             _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask)
             os.replace(part, out)
             record(out, sha256(out))
     return out
+
+
+def _turn(out):
+    return FileLock(out.with_name(f".{out.name}.lock"))
+
+
+def busy(out):
+    """Whether another process is fitting the attributes of a file just now."""
+    lock = _turn(out)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask):
