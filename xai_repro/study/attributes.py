@@ -1,6 +1,6 @@
 """How good the attributes of CLAM are: does a patch that points at a beak retrieve beaks? Drawn birds know where every part is.
 
-A patch shows the part of which it holds most pixels, and *background* where it holds none.
+A patch shows what it holds most pixels of: a part of the bird, or *background*.
 """
 
 import numpy as np
@@ -24,15 +24,20 @@ NOTHING = "background"
 WAYS = ("attributes", "nearest features", "any attribute", "anywhere")
 
 
-def part_of_patches(sample, p, stride):
-    """Which part the patch at every place shows, long [h,w]: its number among the sample's parts, their number for background.
+def part_of_patches(sample, p, stride, names):
+    """What the patch at every place shows, long [h,w]: the place of a part in names, the same for all samples, or their number for background.
 
     p: side of a patch in places; stride: of a place, in pixels.
     """
-    masks = torch.stack(list(sample.parts.values())).float()[None]
-    held = F.avg_pool2d(masks, round(p * stride), round(stride))[0]  # [P,h,w], shares of the patch
-    most = held.max(0)
-    return most.indices.where(most.values > 0, len(sample.parts))
+    unseen = torch.zeros(sample.image.shape[-2:], dtype=torch.bool)
+    masks = torch.stack([sample.parts.get(name, unseen) for name in names])
+    masks = torch.cat([masks, ~masks.any(0, keepdim=True)]).float()[None]
+    return F.avg_pool2d(masks, round(p * stride), round(stride))[0].argmax(0)
+
+
+def parts_of(samples):
+    """Names of the parts that are seen in any of the samples."""
+    return list(dict.fromkeys(name for sample in samples for name in sample.parts))
 
 
 def retrieved(model, queries, index, training, attributes=None):
@@ -45,7 +50,8 @@ def retrieved(model, queries, index, training, attributes=None):
     that is nearest, anywhere in the training images of the class: nothing is learnt. *any attribute*: by chance, any place that any attribute of the layer finds in
     them; *anywhere*: any place at all.
 
-    Columns: image_id, layer, method (the way), value, n (attributes). Queries without a training image of their class are left out.
+    Columns: image_id, layer, method (the way), value, n (attributes that show a part; those that show background do not count). Queries without a training
+    image of their class are left out, and layers whose attributes show no part.
     """
     x = torch.stack([one.image for one in queries]).to(device_of(model))
     y = predict(model, x).argmax(1)
@@ -55,17 +61,21 @@ def retrieved(model, queries, index, training, attributes=None):
         if not len(same):
             continue
         samples = [training[index.numbers[k]] for k in same.tolist()]
+        names = parts_of([*queries, *samples])
         theirs = activations(model, torch.stack([one.image for one in samples]).to(x.device), list(learnt))
         found = found_by(model, x[own], y[own], learnt)
         ours = activations(model, x[own], list(learnt))
         for name, cla in learnt.items():
             here, (corners, maps) = found[name], (one[same] for one in index.found[name])
-            there = torch.stack([part_of_patches(one, cla.p, here.stride) for one in samples])  # [n,h,w]
+            there = torch.stack([part_of_patches(one, cla.p, here.stride, names) for one in samples])  # [n,h,w]
             at_attributes = there[torch.arange(len(same))[:, None, None], corners[..., 0], corners[..., 1]]  # [n,N,m]
             for b, query in enumerate(own.tolist()):
-                parts = part_of_patches(queries[query], cla.p, here.stride)
+                parts = part_of_patches(queries[query], cla.p, here.stride, names)
                 kept = without_doubles(here.corners[b, :, 0], here.d[b, :, 0])
                 shown = parts[tuple(here.corners[b, kept, 0].cpu().T)]  # [N]
+                kept, shown = [i for i, one in zip(kept, shown.tolist()) if one < len(names)], shown[shown < len(names)]
+                if not kept:
+                    continue
                 gaps = (maps[:, kept] - here.maps[b, kept, :1].cpu()).flatten(3).norm(dim=3)  # [n,N,m]
                 least = gaps.permute(1, 0, 2).flatten(1).argmin(1)
                 by_attributes = at_attributes[:, kept].permute(1, 0, 2).flatten(1).gather(1, least[:, None])[:, 0]
@@ -101,22 +111,22 @@ def lying(model, samples, base="clrp", layers="full", attributes=None):
     y = predict(model, x).argmax(1)
     learnt = learnt_of(model, x, base, layers, attributes)
     found, value = found_by(model, x, y, learnt), worth(model, x, y, samples)
-    names = [*samples[0].parts, NOTHING]
-    shares = {way: torch.zeros(len(samples), len(learnt), len(names)) for way in ("attributes", "relevance", "anywhere")}
+    names = parts_of(samples)
+    shares = {way: torch.zeros(len(samples), len(learnt), len(names) + 1) for way in ("attributes", "relevance", "anywhere")}
     for number, (name, cla) in enumerate(learnt.items()):
         R, _ = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], name)
         relevant = top_places(R, cla.p, len(cla.attributes)).cpu()
         for b, sample in enumerate(samples):
-            parts = part_of_patches(sample, cla.p, found[name].stride)
+            parts = part_of_patches(sample, cla.p, found[name].stride, names)
             at = {"attributes": parts[tuple(found[name].corners[b, :, 0].cpu().T)], "relevance": parts[tuple(relevant[b].T)], "anywhere": parts.flatten()}
             for way, shown in at.items():
-                shares[way][b, number] = torch.bincount(shown, minlength=len(names)) / len(shown)
+                shares[way][b, number] = torch.bincount(shown, minlength=len(names) + 1) / len(shown)
     rows = []
     for way, share in shares.items():
         for b, sample in enumerate(samples):
             strongest = list(sample.counterfactuals.shapes)[int(value.effect[b].nan_to_num(-torch.inf).argmax())]
-            own = dict(zip(names, share[b].mean(0).tolist()))
-            rows.append({"image_id": sample.id, "method": way} | own | {"decides": own[strongest]})
+            own = dict(zip([*names, NOTHING], share[b].mean(0).tolist()))
+            rows.append({"image_id": sample.id, "method": way} | own | {"decides": own.get(strongest, 0.0)})
     effects = value.effect.double().nanmean(0).tolist()
     return pd.DataFrame(rows), pd.DataFrame({"part": list(samples[0].counterfactuals.shapes), "effect": effects})
 
@@ -143,7 +153,7 @@ def told_apart(model, samples, base="clrp", layers="full", attributes=None, seed
     """What a CLA-layer has learnt: how often a patch is nearer with its class's pattern than with another's, and nearer than a patch elsewhere.
 
     One row per layer: classes, the share of patches of most relevance whose distance with the right pattern is less than with that of another class, drawn at
-    random; places, than that of a patch at a random place (ties count half; .5: nothing is learnt); pattern, the mean of 1 / |F| over places, which is what a bit of
+    random; places, than that of a patch at a random place (ties count half; .5: nothing is learnt); pattern, the median of 1 / |F| over places, which is what a bit of
     the pattern weighs beside the features.
     """
     x = torch.stack([one.image for one in samples]).to(device_of(model))
