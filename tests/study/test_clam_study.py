@@ -7,6 +7,7 @@ import pytest
 import torch
 import xai_repro as xr
 
+from xai_repro.methods.relevance import against_logits
 from xai_repro.published import published
 from xai_repro.study import clam, fitting, shards
 from xai_repro.study.asked import with_hyper
@@ -97,7 +98,7 @@ def test_the_contrast_of_logits_is_nearly_none():
     logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[:, 7] = 20
     y = torch.full((4,), 7)
-    start = clam_start(logits, y)
+    start = against_logits(logits, y)
     expected = -logits / 999
     expected[:, 7] = 20
     torch.testing.assert_close(start, expected)
@@ -106,12 +107,6 @@ def test_the_contrast_of_logits_is_nearly_none():
     lrp, released, alike = xr.explain(net, x, None, "lrp"), xr.explain(net, x, None, "clrp", contrast="logits"), xr.explain(net, x, None, "clrp")
     near, far = (torch.cosine_similarity(lrp.flatten(), one.flatten(), 0) for one in (released, alike))
     assert near > 0.99 and near > far
-
-
-def clam_start(logits, y):
-    from xai_repro.methods.relevance import against_logits
-
-    return against_logits(logits, y)
 
 
 def test_claims_say_in_which_direction_a_labelled_metric_goes():

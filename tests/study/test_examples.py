@@ -18,7 +18,7 @@ from toys import CLASSES, seeded
 from xai_repro.data import Sample
 from xai_repro.errors import UnknownName
 from xai_repro.methods import cla, clam, clam_layers
-from xai_repro.study import examples as by_example
+from xai_repro.study import examples as by_example, fitting
 from xai_repro.study.plots import COLOURS
 
 HALF = 1e-2  # of a map's length: what half precision may change
@@ -128,6 +128,7 @@ def test_only_what_is_recognised_is_an_example(tmp_path, monkeypatch):
     p = net(torch.stack([sample.image for sample in samples])).softmax(1).amax(1).detach()
     wrong = [Sample(image=one.image, labels=((one.labels[0] + k % 2) % CLASSES,), id=one.id) for k, one in enumerate(samples)] + [Sample(image=samples[0].image, labels=())]
     monkeypatch.setattr(by_example, "SURE", float(p[::2].median()))
+    monkeypatch.setattr(fitting, "SURE", by_example.SURE)  # where images are recognised, for both
     index = by_example.build_index(net, wrong, layers="core", attributes=path)
     expected = [k for k in range(0, len(samples), 2) if p[k] > by_example.SURE]
     assert 0 < len(expected) < 6 and index.numbers == tuple(expected) and index.ids == tuple(f"toy/{k}" for k in expected)

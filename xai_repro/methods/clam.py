@@ -19,6 +19,7 @@ from xai_repro.registry import method
 from xai_repro.store import fingerprint
 from xai_repro.store.files import path_of, recorded, sha256
 
+RULES = table("alpha1beta0", "z-box")  # of all bases, which differ in where relevance begins
 BASES = {"lrp": one_hot, "clrp": against_logits, "sglrp": softmax_gradient}
 FEW, ALL_ALIKE, LESS = 10, 1.2, 0.05  # released: with fewer layers than this the strength is 1.2 in all, otherwise .05 less than in training
 FACTS = ("network", "base", "layers")  # that the attributes of a file and a request have to share
@@ -131,5 +132,5 @@ def clam(model, x, y=None, *, base="clrp", layers="full", strength=None, mask="c
     *Deviation*: the released code takes the largest of the colours' relevance, and w+ alone at the images.
     """
     at = at_layers(model, x, base, layers, strength, mask, attributes)
-    R, _ = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], at=at)
+    R, _ = relevance(model, x, y, RULES, BASES[base], at=at)
     return R.sum(1).clamp(min=0) if base == "clrp" else R.sum(1)

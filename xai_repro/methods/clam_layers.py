@@ -1,6 +1,6 @@
 """Where the CLA-layers of CLAM lie in a network, and how many attributes of which size they learn: the lists of the released code."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.nn import Conv2d, ReLU
 from torchvision.models import ResNet, VGG
@@ -57,7 +57,7 @@ def _scaled(spec, scale, classes):
     p = max(2, round(spec.p * scale))
     while 2 ** (p * p) < classes:
         p += 1
-    return Spec(spec.name, spec.number, p, max(1, min(p - 1, round(spec.a * scale))), spec.strength, spec.whole)
+    return replace(spec, p=p, a=max(1, min(p - 1, round(spec.a * scale))))
 
 
 def _vgg(model, layers):

@@ -234,14 +234,7 @@ def relevance_from(model, x, y, rules, start, layer, every=False):
 
     def run():
         with _caught(model, x, rules) as (mode, leaf):
-            tops = []
-
-            def leave(output):
-                tops.append(output)
-                mode.off = True
-                return x.dtype  # as the rest of the network has it
-
-            reached = _at(model, layer, leave)
+            tops, reached = _left(model, mode, layer, x.dtype)
             S = target_logit(wide(logits_of(model(leaf.clone()), len(x))), y)
             _check(mode.layers, reached, layer)
             (G,) = torch.autograd.grad(S.sum(), reached)
@@ -262,17 +255,11 @@ def relevance_between(model, x, y, rules, R, top, bottom, at=None):
 
     def run():
         with _caught(model, x, rules, images=False) as (mode, leaf):
-            tops, mode.y = [], y
-
-            def leave(output):
-                tops.append(output)
-                mode.off = True
-                return x.dtype
-
+            mode.y = y
             for name, function in (at or {}).items():
                 _passing(model, mode, name, function)
             reached = _at(model, bottom, lambda output: wide(output).dtype)
-            _at(model, top, leave)
+            tops, _ = _left(model, mode, top, x.dtype)
             model(leaf.clone())
             _check(mode.layers, reached, bottom)
             _check(mode.layers, tops, top)
@@ -316,6 +303,18 @@ def _at(model, layer, function):
 
     hook(where.module, "forward", end)
     return reached
+
+
+def _left(model, mode, layer, dtype):
+    """At a layer, catch nothing any more: lists that will hold its output, and the leaf in its place, which the rest of the network reads in dtype."""
+    tops = []
+
+    def leave(output):
+        tops.append(output)
+        mode.off = True
+        return dtype
+
+    return tops, _at(model, layer, leave)
 
 
 def _passing(model, mode, layer, function):

@@ -11,10 +11,9 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urljoin
 
-from filelock import FileLock
 
 from xai_repro.errors import short, unknown, whole_number
-from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, writable
+from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, turn, writable
 
 NETWORKS = ("vgg16", "vgg19", "resnet18", "resnet50", "resnet101", "densenet121", "inception_v3", "alexnet")  # of the five papers
 BLOCK = 1 << 18
@@ -49,7 +48,7 @@ def fetch(url, name, prefix=None, folder=None, size=None):
     folder = cache_dir() if folder is None else path_of("folder", folder)
     _check_asked(url, prefix, size)
     path, part = folder / _plain(name), folder / f"{name}.part"
-    with _turn(path):
+    with turn(path):
         said = {"its publisher": (prefix or "").lower(), "the record beside it": recorded(path) or ""}
         if path.exists():
             if wrong := _wrong(path, name, said, size):
@@ -83,11 +82,6 @@ def _plain(name):
         f"{short(repr(name))} cannot name a fetched file: letters, digits and . _ + - can, beginning with a letter or digit "
         "(except names that Windows keeps for itself, and the endings .part, .sha256 and .bad, which are used here)"
     )
-
-
-def _turn(path):
-    """A lock on a name in the folder, which is made if it is missing: two processes that want one file take turns."""
-    return FileLock(writable(path).with_name(f".{path.name}.lock"))
 
 
 def _wrong(path, name, said, size):
@@ -285,7 +279,7 @@ def fetch_weights(name):
     """
     url, file, prefix, size = source(name)
     path = cache_dir() / file.replace(".pth", ".safetensors")
-    with _turn(path):
+    with turn(path):
         if path.exists():
             if wrong := doubt(path):
                 raise ValueError(f"{path} {wrong}; it was set aside as {set_aside(path)}: start again to fetch it")

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pandas as pd
+from filelock import FileLock
 
 from xai_repro.errors import short
 
@@ -68,6 +69,11 @@ def writable(path):
     except (OSError, ValueError) as error:
         why = f"{path.parent} is a file" if isinstance(error, FileExistsError) else getattr(error, "strerror", None) or error
         raise OSError(f"cannot write to {short(str(path))}: {why}") from error
+
+
+def turn(path):
+    """A lock on a name in the folder, which is made if it is missing: two processes that want one file take turns."""
+    return FileLock(writable(path).with_name(f".{path.name}.lock"))
 
 
 def set_aside(path):

@@ -61,12 +61,17 @@ def labelled(items, kind, wanted, is_one):
     """Models or data sets as {label: name or object}."""
     found = {}
     for label, item in _listed(items, kind, wanted, is_one):
-        own = getattr(item, "name", None)
-        label = label or (item if isinstance(item, str) else own if isinstance(own, str) and own else type(item).__name__.lower())
+        label = label or name_of(item)
         if label in found:
             raise ValueError(f"{kind} '{label}' is given twice; a dict label -> {kind} tells them apart")
         found[label] = item
     return found
+
+
+def name_of(item):
+    """What a model or data set is called: the name it is given by, the one that it bears, or that of its class."""
+    own = item if isinstance(item, str) else getattr(item, "name", None)
+    return own if isinstance(own, str) and own else type(item).__name__.lower()
 
 
 def labelled_models(items):

@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from xai_repro.methods.cla import correlated, cut, distances, embedded_patches, top_places
-from xai_repro.methods.clam import BASES, learnt_of
-from xai_repro.methods.relevance import table
+from xai_repro.methods.clam import BASES, learnt_of, RULES
 from xai_repro.metrics.parts import worth
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance
 from xai_repro.network.pyramid import activations
 from xai_repro.study.asked import device_of
-from xai_repro.study.examples import found_by, without_doubles
+from xai_repro.study.examples import found_at, found_by, without_doubles
 from xai_repro.study.resampling import interval, mean_of
 from xai_repro.study.shards import COLUMNS
 
@@ -63,10 +62,9 @@ def retrieved(model, queries, index, training, attributes=None):
         samples = [training[index.numbers[k]] for k in same.tolist()]
         names = parts_of([*queries, *samples])
         theirs = activations(model, torch.stack([one.image for one in samples]).to(x.device), list(learnt))
-        found = found_by(model, x[own], y[own], learnt)
         ours = activations(model, x[own], list(learnt))
         for name, cla in learnt.items():
-            here, (corners, maps) = found[name], (one[same] for one in index.found[name])
+            here, (corners, maps) = found_at(ours[name], y[own], cla, x.shape[-1]), (one[same] for one in index.found[name])
             there = torch.stack([part_of_patches(one, cla.p, here.stride, names) for one in samples])  # [n,h,w]
             at_attributes = there[torch.arange(len(same))[:, None, None], corners[..., 0], corners[..., 1]]  # [n,N,m]
             for b, query in enumerate(own.tolist()):
@@ -114,7 +112,7 @@ def lying(model, samples, base="clrp", layers="full", attributes=None):
     names = parts_of(samples)
     shares = {way: torch.zeros(len(samples), len(learnt), len(names) + 1) for way in ("attributes", "relevance", "anywhere")}
     for number, (name, cla) in enumerate(learnt.items()):
-        R, _ = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], name)
+        R, _ = relevance(model, x, y, RULES, BASES[base], name)
         relevant = top_places(R, cla.p, len(cla.attributes)).cpu()
         for b, sample in enumerate(samples):
             parts = part_of_patches(sample, cla.p, found[name].stride, names)
@@ -160,7 +158,7 @@ def told_apart(model, samples, base="clrp", layers="full", attributes=None, seed
     y = predict(model, x).argmax(1)
     learnt, generator, found = learnt_of(model, x, base, layers, attributes), torch.Generator().manual_seed(seed), []
     for name, cla in learnt.items():
-        R, A = relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], name)
+        R, A = relevance(model, x, y, RULES, BASES[base], name)
         other = (y + torch.randint(1, len(cla.patterns), y.shape, generator=generator).to(y)) % len(cla.patterns)
         corners = top_places(R, cla.p, len(cla.attributes))
         elsewhere = torch.stack([torch.randint(size - cla.p + 1, corners.shape[:2], generator=generator) for size in A.shape[-2:]], 2).to(corners)

@@ -16,8 +16,7 @@ from xai_repro.data import denormalize, load_data, Sample
 from xai_repro.errors import short, whole_number
 from xai_repro.explain import check_classes, check_images, check_range, classes_of, usable
 from xai_repro.methods.cla import cut, distances, embedded_patches, mean_distances
-from xai_repro.methods.clam import BASES, at_layers, digests, learnt_of, network_of
-from xai_repro.methods.relevance import table
+from xai_repro.methods.clam import BASES, at_layers, digests, learnt_of, network_of, RULES
 from xai_repro.models.reading import read_weights
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance
@@ -26,8 +25,8 @@ from xai_repro.store import fingerprint
 from xai_repro.store.fetch import cache_dir
 from xai_repro.store.files import path_of, record, sha256, whole, writable
 from xai_repro.store.progress import track
-from xai_repro.study.asked import device_of
-from xai_repro.study.fitting import DRAWN, SURE
+from xai_repro.study.asked import device_of, name_of
+from xai_repro.study.fitting import recognised, SURE
 from xai_repro.study.images import data_fingerprint, sample_of
 from xai_repro.study.plots import COLOURS, HEAT, styled, WIDTH
 
@@ -66,15 +65,16 @@ class Found:
 
 def found_by(model, x, y, learnt, top=1):
     """Where the attributes find their nearest patches in images x [B,3,H,W] of classes y [B]: {layer: Found} for learnt, {layer: CLA}."""
-    results = {}
-    for name, A in activations(model, x, list(learnt)).items():
-        cla, stride = learnt[name], x.shape[-1] / A.shape[-1]
-        d = mean_distances(A, y, cla)
-        least = (-d.flatten(2)).topk(min(top, d[0, 0].numel()), 2)
-        corners = torch.stack([least.indices // d.shape[-1], least.indices % d.shape[-1]], 3)
-        maps = [distances(embedded_patches(cut(A, place, cla.p), cla.patterns[y], cla), cla.attributes) for place in corners.unbind(2)]
-        results[name] = Found(corners, torch.stack(maps, 2), -least.values, stride, cla.p * stride)
-    return results
+    return {name: found_at(A, y, learnt[name], x.shape[-1], top) for name, A in activations(model, x, list(learnt)).items()}
+
+
+def found_at(A, y, cla, width, top=1):
+    """The same at one layer, Found, from its outputs A [B,K,h,w]. width: of the images, in pixels."""
+    stride, d = width / A.shape[-1], mean_distances(A, y, cla)
+    least = (-d.flatten(2)).topk(min(top, d[0, 0].numel()), 2)
+    corners = torch.stack([least.indices // d.shape[-1], least.indices % d.shape[-1]], 3)
+    maps = [distances(embedded_patches(cut(A, place, cla.p), cla.patterns[y], cla), cla.attributes) for place in corners.unbind(2)]
+    return Found(corners, torch.stack(maps, 2), -least.values, stride, cla.p * stride)
 
 
 def build_index(model, data="mini-birds", base="clrp", layers="full", *, attributes=None, images=2000, out=None):
@@ -95,7 +95,7 @@ def build_index(model, data="mini-birds", base="clrp", layers="full", *, attribu
     seen = range(min(images, len(samples)))
     facts = {"network": network_of(model), "base": base, "layers": layers, "data": str(data_fingerprint(samples, 0, len(seen))), "images": str(len(seen))}
     facts |= {"attributes": fingerprint.digest(*sorted(digests(attributes))), "code": fingerprint.of_code(found_by), "top": str(TOP)}
-    name = f"{getattr(model, 'name', type(model).__name__.lower())}--{base}--{layers}--{fingerprint.digest(*facts.values())}.safetensors"
+    name = f"{name_of(model)}--{base}--{layers}--{fingerprint.digest(*facts.values())}.safetensors"
     out = writable(path_of("out", out or cache_dir() / "examples" / name))
     if (kept := _read(out, facts)) is not None:
         return kept
@@ -110,20 +110,14 @@ def _found_in(model, samples, seen, learnt):
     """Of the images seen that the network recognises: the tensors of an index, and their names. Raises ValueError where there are none."""
     parts, y, numbers, ids = [], [], [], []
     with track(len(seen), "training images") as step:
-        for start in seen[::DRAWN]:
-            some = {n: sample_of(samples[n], classes_of(samples)) for n in seen[start : start + DRAWN]}
-            x = check_images(model, torch.stack([one.image for one in some.values()]).to(device_of(model)))
-            labels = torch.tensor([one.labels[0] if one.labels else -1 for one in some.values()], device=x.device)
-            p, predicted = predict(model, x).softmax(1).max(1)
-            right = (predicted == labels) & (p > SURE)
-            if right.any():
-                found = found_by(model, x[right], labels[right], learnt, TOP)
+        for looked_at, some, x, labels in recognised(model, samples, seen):
+            if some:
+                found = found_by(model, x, labels, learnt, TOP)
                 parts.append({name: (one.corners.to(torch.int16).cpu(), _halved(one.maps).cpu()) for name, one in found.items()})
-                y.append(labels[right].cpu())
-                kept = [n for n, good in zip(some, right.tolist()) if good]
-                numbers += kept
-                ids += [some[n].id or str(n) for n in kept]
-            step(len(some))
+                y.append(labels.cpu())
+                numbers += [n for n, _ in some]
+                ids += [one.id or str(n) for n, one in some]
+            step(looked_at)
     if not parts:
         raise ValueError(f"the network recognises none of {len(seen)} training images with a probability above {SURE}: there are no examples")
     tensors = {"y": torch.cat(y), "numbers": torch.tensor(numbers)}
@@ -201,7 +195,7 @@ def maps_on_the_way(model, x, y, base="clrp", layers="full", attributes=None):
         return found[name]
 
     at = {name: partial(keep, name, refine) for name, refine in at_layers(model, x, base, layers, attributes=attributes).items()}
-    relevance(model, x, y, table("alpha1beta0", "z-box"), BASES[base], at=at)
+    relevance(model, x, y, RULES, BASES[base], at=at)
     return {name: R.sum(1) for name, R in found.items()}
 
 

@@ -6,25 +6,25 @@ from pathlib import Path
 from zlib import crc32
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors.torch import save
 from torch import nn
 
 from xai_repro.data import load_data
 from xai_repro.errors import unknown, whole_number
+from xai_repro.explain import check_images, classes_of
 from xai_repro.methods.cla import CLA, class_patterns, contrastive, cut, distances, embedded_patches, MASKS, NORMALISERS, strengthened, top_places
-from xai_repro.methods.clam import BASES, network_of, packed, unpacked
+from xai_repro.methods.clam import BASES, network_of, packed, RULES, unpacked
 from xai_repro.methods.clam_layers import specs
-from xai_repro.methods.relevance import table
 from xai_repro.models import load_model
 from xai_repro.models.reading import read_weights
 from xai_repro.models.zoo import EMBEDDED, pick_device
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance, relevance_between
-from xai_repro.store.files import path_of, record, sha256, whole, writable
+from xai_repro.store.files import path_of, record, sha256, turn, whole, writable
 from xai_repro.store.progress import track
-from xai_repro.study.asked import device_of
-from xai_repro.study.images import data_fingerprint
+from xai_repro.study.asked import device_of, name_of
+from xai_repro.study.images import data_fingerprint, sample_of
 
 NEGATIVES = ("patch", "random")
 SURE = 0.2  # least probability of the class of an image that is learnt from
@@ -60,16 +60,16 @@ def fit_clam(
     samples = load_data(data, "train", limit=images) if isinstance(data, str) else data
     numbers["images"] = min(numbers["images"], len(samples))
     net = _network(model, data, weights, device)
-    out = path_of("out", out or f"clam--{_name(model)}--{_name(data)}--{base}--{layers}.safetensors")
+    out = path_of("out", out or f"clam--{name_of(model)}--{name_of(data)}--{base}--{layers}.safetensors")
     if out.suffix != ".safetensors":
         raise ValueError(f"{out} does not end in .safetensors, by which attributes are found in a folder")
     part = writable(out).with_suffix(".part")
     sample = samples[0].image[None].to(device_of(net))
     classes = predict(net, sample).shape[1]
     wanted = specs(net, sample, layers, classes)
-    facts = {"network": network_of(net), "model": _name(model), "data": str(data_fingerprint(samples, 0, numbers["images"])), "base": base, "layers": layers}
+    facts = {"network": network_of(net), "model": name_of(model), "data": str(data_fingerprint(samples, 0, numbers["images"])), "base": base, "layers": layers}
     facts |= {name: str(value) for name, value in numbers.items()} | {"negatives": negatives, "normaliser": normaliser, "mask": mask}
-    with _turn(out):  # who asks for the same meanwhile waits, and finds it done
+    with turn(out):  # who asks for the same meanwhile waits, and finds it done
         if not _begun(out, facts, device_of(net)):
             _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask)
             os.replace(part, out)
@@ -77,13 +77,9 @@ def fit_clam(
     return out
 
 
-def _turn(out):
-    return FileLock(out.with_name(f".{out.name}.lock"))
-
-
 def busy(out):
     """Whether another process is fitting the attributes of a file just now."""
-    lock = _turn(out)
+    lock = turn(out)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -95,7 +91,7 @@ def busy(out):
 def _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, normaliser, mask):
     """Learn the layers that the file part does not hold yet, and write each to it."""
     learnt, device = _begun(part, facts, device_of(net)), device_of(net)
-    x, y = _recognised(net, samples, numbers["images"])
+    x, y = _learnt_from(net, samples, numbers["images"])
     way = Way(net, x, y, base)
     with track(len(wanted), f"layers of CLAM, {base}") as step:
         for number, spec in enumerate(wanted):
@@ -125,13 +121,13 @@ class Way:
 
     def down_to(self, layer):
         """Pairs (R, A) at a layer's output, one for each batch, on the CPU."""
-        found, device, rules = [], device_of(self.net), table("alpha1beta0", "z-box")
+        found, device = [], device_of(self.net)
         for number, (x, y) in enumerate(self.batches):
             x, y = x.to(device), y.to(device)
             if self.top is None:
-                pair = relevance(self.net, x, y, rules, BASES[self.base], layer, self.at)
+                pair = relevance(self.net, x, y, RULES, BASES[self.base], layer, self.at)
             else:
-                pair = relevance_between(self.net, x, y, rules, self.R[number].to(device), self.top, layer, self.at)
+                pair = relevance_between(self.net, x, y, RULES, self.R[number].to(device), self.top, layer, self.at)
             found.append(tuple(one.cpu() for one in pair))
         return found
 
@@ -143,11 +139,6 @@ class Way:
             self.top, self.R, self.at = spec.name, [R.cpu() for R in refined], {}
         else:
             self.at[spec.name] = function
-
-
-def _name(thing):
-    own = thing if isinstance(thing, str) else getattr(thing, "name", None)
-    return own if isinstance(own, str) and own else type(thing).__name__.lower()
 
 
 def _network(model, data, weights, device):
@@ -165,18 +156,25 @@ def _begun(path, facts, device):
     return unpacked(state, device) if known == facts else {}
 
 
-def _recognised(net, samples, images):
-    """The images and classes that are learnt from."""
-    kept, numbers = [], range(min(images, len(samples)))
-    for start in numbers[::DRAWN]:
-        some = [samples[n] for n in numbers[start : start + DRAWN]]
-        x, y = torch.stack([one.image for one in some]), torch.tensor([one.labels[0] if one.labels else -1 for one in some])
-        p, top = predict(net, x.to(device_of(net))).softmax(1).max(1)
-        kept.append((x, y, (top.cpu() == y) & (p.cpu() > SURE)))
-    x, y, right = map(torch.cat, zip(*kept))
-    if not right.any():
-        raise ValueError(f"the network recognises none of {len(y)} images with a probability above {SURE}: there is nothing to learn from")
-    return x[right], y[right]
+def recognised(net, samples, numbers):
+    """Of the images of these numbers, DRAWN at a time, those that the network recognises with p > SURE: (how many were looked at, [(number, Sample)], x, y)."""
+    classes = classes_of(samples)
+    for start in range(0, len(numbers), DRAWN):
+        some = [(n, sample_of(samples[n], classes)) for n in numbers[start : start + DRAWN]]
+        x = check_images(net, torch.stack([one.image for _, one in some]).to(device_of(net)))
+        y = torch.tensor([one.labels[0] if one.labels else -1 for _, one in some], device=x.device)
+        p, top = predict(net, x).softmax(1).max(1)
+        right = (top == y) & (p > SURE)
+        yield len(some), [pair for pair, good in zip(some, right.tolist()) if good], x[right], y[right]
+
+
+def _learnt_from(net, samples, images):
+    """The images and classes that are learnt from, on the CPU."""
+    found = [(x.cpu(), y.cpu()) for _, _, x, y in recognised(net, samples, range(images))]
+    x, y = map(torch.cat, zip(*found))
+    if not len(y):
+        raise ValueError(f"the network recognises none of {images} images with a probability above {SURE}: there is nothing to learn from")
+    return x, y
 
 
 def refined_by_own_patches(A, R, y, cla, mask):
