@@ -178,6 +178,16 @@ def test_attributes_of_something_else_are_refused(vgg, tmp_path):
         clam.clam(vgg, x, None, mask="middle", attributes=path)
 
 
+def test_a_folder_may_hold_other_files_and_damaged_ones(vgg, tmp_path):
+    x = images(1)
+    kept(vgg, fitted(vgg, x), tmp_path / "b.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(b"none")
+    kept(vgg, fitted(vgg, x), tmp_path / "aa.safetensors", network="another")
+    assert clam.file_of(vgg, "clrp", "full", tmp_path) == tmp_path / "b.safetensors"
+    with pytest.raises(ValueError, match="a.safetensors is not a whole .safetensors file"):
+        clam.file_of(vgg, "clrp", "full", tmp_path / "a.safetensors")
+
+
 def test_a_file_of_a_fit_that_was_interrupted_is_refused(vgg, tmp_path):
     x = images(1)
     learnt = fitted(vgg, x, "core")

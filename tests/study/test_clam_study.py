@@ -9,7 +9,7 @@ import xai_repro as xr
 
 from xai_repro.methods.relevance import against_logits
 from xai_repro.published import published
-from xai_repro.study import clam, fitting, shards
+from xai_repro.study import cases, clam, fitting, shards
 from xai_repro.study.asked import with_hyper
 from xai_repro.study.records import comparisons
 from xai_repro.study.statistics import TIME
@@ -43,7 +43,7 @@ def test_headings_of_other_tables_name_the_same_methods(table):
 def test_cases_are_where_a_method_gains_and_loses_most():
     values = {"a": (0.1, 0.3), "b": (0.5, 0.2), "c": (0.4, 0.4), "d": (0.9, float("nan"))}
     rows = pd.DataFrame([{"image_id": name, "method": method, "value": value} for name, pair in values.items() for method, value in zip(("LRP", "LRP+C"), pair)])
-    helped, harmed = clam.cases(rows, "LRP+C", "LRP", 2)
+    helped, harmed = cases.cases(rows, "LRP+C", "LRP", 2)
     assert helped == ["a", "c"] and harmed == ["b", "c"]
     rows = pd.DataFrame({"image_id": ["x", "x", "y", "x"], "method": ["attributes"] * 3 + ["anywhere"], "value": [0.0, 0.4, 0.3, 1.0]})
     assert clam.extremes(rows) == (["y", "x"], ["x", "y"])
@@ -53,7 +53,7 @@ def test_readings_are_arguments_of_a_fit_and_differ_from_the_default_in_nothing_
     defaults = {name: one.default for name, one in inspect.signature(fitting.fit_clam).parameters.items()}
     for label, options in clam.READINGS.items():
         assert options.keys() <= defaults.keys() and all(value != defaults[name] for name, value in options.items()), label
-    assert clam.READINGS["as here"] == {} and clam.READINGS["nothing learnt"] == {"epochs": 0}
+    assert clam.READINGS["as here, half of the images"] == {} and clam.READINGS["nothing learnt"] == {"epochs": 0}
     asked = clam.reading_methods({label: f"{label}.safetensors" for label in clam.READINGS})
     assert {label for label, (_, hyper) in asked.items() if hyper["mask"] == "patch"} == {"mask on the patch"}
 

@@ -10,6 +10,7 @@ from torch import nn
 from xai_repro.data import Sample
 from xai_repro.errors import UnknownName
 from xai_repro.methods import cla, clam, clam_layers
+from xai_repro.store import fingerprint
 from xai_repro.study import fitting
 
 SIDE, CLASSES = 64, 3
@@ -85,6 +86,8 @@ def test_while_others_learn_an_attribute_is_looked_for_in_its_own_patch():
         i, j = min(windows, key=windows.get)
         expected *= cla.strengthened(torch.tensor([[[corner[0] + i, corner[1] + j]]]), p, (9, 9), 1.3)
     torch.testing.assert_close(found, expected)
+    whole = cla.strengthened(fitting.top_places(R, p, N), p, (9, 9), 1.3, "patch")
+    torch.testing.assert_close(fitting.refined_by_own_patches(A, R, torch.tensor([1]), one, "patch"), R * whole)
 
 
 # -- what is learnt -----------------------------------------------------------------------------------------------------------
@@ -109,6 +112,7 @@ def test_what_is_written_says_how_it_was_made(tmp_path):
     path = fitting.fit_clam(net, samples, "lrp", "core", epochs=2, out=tmp_path / "a.safetensors")
     with safe_open(path, "pt") as file:
         facts = file.metadata()
+    assert facts.pop("code") == fingerprint.of_code(fitting._fit)
     assert facts == {
         "network": clam.network_of(net), "model": "squares", "data": "v1", "base": "lrp", "layers": "core", "images": "9", "epochs": "2", "patience": "1",
         "batch": "8", "seed": "0", "negatives": "patch", "normaliser": "size", "mask": "corner",

@@ -12,7 +12,7 @@ from xai_repro.errors import like, NotApplicable, unknown
 from xai_repro.methods.cla import CLA, mean_distances, nearest, strengthened
 from xai_repro.methods.clam_layers import specs
 from xai_repro.methods.relevance import against_logits, NEEDS, one_hot, softmax_gradient, table
-from xai_repro.models.reading import read_weights
+from xai_repro.models.reading import read_facts, read_weights
 from xai_repro.models.zoo import SHIPPED
 from xai_repro.network.propagate import relevance
 from xai_repro.registry import method
@@ -73,19 +73,33 @@ def digests(attributes):
     return [recorded(path) or sha256(path) for path in candidates(attributes)]
 
 
-def attributes_of(model, base, layers, attributes=None, dtype=torch.float32):
-    """{layer: CLA}, what was learnt of this network with this base and choice of layers. Raises the errors of `clam`."""
+def file_of(model, base, layers, attributes=None):
+    """The file of what was learnt of this network with this base and choice of layers. Raises the errors of `clam`.
+
+    A folder may hold other files, and damaged ones: these are passed over.
+    """
     wanted = dict(zip(FACTS, (network_of(model), base, layers)))
     for path in candidates(attributes):
-        state, facts = read_weights(path)
+        named = attributes is not None and path == Path(attributes)
+        try:
+            facts = read_facts(path)
+        except ValueError:
+            if named:
+                raise
+            continue
         if all(facts.get(key) == own for key, own in wanted.items()):
-            device = next((one.device for one in model.parameters()), "cpu")
-            return unpacked(state, device, dtype)
-        if attributes is not None and path == Path(attributes):  # one that was named
+            return path
+        if named:
             unlike = [f"{key} {facts.get(key, 'none')} in place of {own}" for key, own in wanted.items() if facts.get(key) != own]
             raise ValueError(f"the attributes in {path} were fitted to something else: {'; '.join(unlike)}")
     place = "" if attributes is None else f"; {attributes} holds none"
     raise NotApplicable(f"CLAM needs attributes that were fitted to this network, with base {base} and layers {layers}{place}: `xai-repro fit clam` writes them")
+
+
+def attributes_of(model, base, layers, attributes=None, dtype=torch.float32):
+    """{layer: CLA}, what was learnt of this network with this base and choice of layers. Raises the errors of `clam`."""
+    state, _ = read_weights(file_of(model, base, layers, attributes))
+    return unpacked(state, next((one.device for one in model.parameters()), "cpu"), dtype)
 
 
 # -- the method ----------------------------------------------------------------------------------------------------------------
@@ -129,7 +143,8 @@ def clam(model, x, y=None, *, base="clrp", layers="full", strength=None, mask="c
     that fit are looked for, and then among the shipped ones, of mini-vgg (None: among these alone). Costs at most twice a forward pass more than the base. With a strength of 1 it is the base's map.
     Raises UnknownName for another base, layers or mask, NotApplicable for networks that it has no sizes or attributes for, FileNotFoundError and ValueError
     for a file that is not there or was fitted to another network.
-    *Deviation*: the released code takes the largest of the colours' relevance, and w+ alone at the images.
+    *Deviation*: the released code takes the largest of the colours' relevance, and w+ alone at the images; it treats BatchNorm as a layer of its own, which is
+    folded into the convolution here.
     """
     at = at_layers(model, x, base, layers, strength, mask, attributes)
     R, _ = relevance(model, x, y, RULES, BASES[base], at=at)

@@ -17,15 +17,22 @@ def read_weights(path):
     """
     if wrong := altered(path):
         raise ValueError(f"{path} {wrong}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            state, facts = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
+    facts = read_facts(path)
+    with safe_open(path, framework="pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     if broken := [key for key, value in state.items() if not value.isfinite().all()]:
         raise ValueError(f"{path} holds numbers that are not finite in {_few(broken)}")
     return state, facts
+
+
+def read_facts(path):
+    """The metadata of a .safetensors file, str -> str, without its tensors. Raises ValueError for a file that is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole .safetensors file: {error}") from error
 
 
 def read_classes(path, facts):

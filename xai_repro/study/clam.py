@@ -22,9 +22,10 @@ BASES = ("lrp", "clrp", "sglrp")
 PLAIN = {"lrp": "lrp", "clrp": ("clrp", {"contrast": "logits"}), "sglrp": "sglrp"}  # the bases without attributes, as CLAM begins them
 FURTHER = ("center", "random")  # controls, which the paper lacks
 POINTING = {"pointing-energy": "pointing-energy", "pointing-lower": ("pointing-energy", {"range": "lower"}), "pointing-higher": ("pointing-energy", {"range": "higher"})}
+CORE = "CLRP+C, core"  # attributes of a few layers, learnt from all images
 PERTURBED = {"lerf-perturbation": "lerf-perturbation", "lerf-last": ("lerf-perturbation", {"report": "last"})}
 READINGS = {  # what text and released code leave open, learnt with few layers: label -> arguments of `fit_clam`
-    "as here": {}, "nothing learnt": {"epochs": 0}, "negatives at random places": {"negatives": "random"}, "distances over the number": {"normaliser": "count"}, "mask on the patch": {"mask": "patch"},
+    "as here, half of the images": {}, "nothing learnt": {"epochs": 0}, "negatives at random places": {"negatives": "random"}, "distances over the number": {"normaliser": "count"}, "mask on the patch": {"mask": "patch"},
     "longer": {"epochs": 20, "patience": 20}, "longer, negatives at random places": {"epochs": 20, "patience": 20, "negatives": "random"},
 }  # fmt: skip
 STRENGTHS = (1.0, 1.1, 1.2, 1.3, 1.5)
@@ -34,6 +35,11 @@ def networks(settings):
     """The models of a profile, {name: module}: of each the training that attributes are fitted to."""
     data = settings["datasets"][0]
     return {name: load_model(name, weights=data if name in EMBEDDED else "imagenet") for name in settings["models"]}
+
+
+def known(settings):
+    """The settings of a profile, on drawn birds and the two small networks in place of other data: what needs to know the parts."""
+    return settings if settings["datasets"][0] == "mini-birds" else settings | {"models": ["mini-vgg", "mini-resnet"], "datasets": ["mini-birds"]}
 
 
 def fitted(models, settings, results, bases=BASES):
@@ -81,6 +87,13 @@ def energies():
     return {f"E {n / STEPS:.2f}": ("pointing-energy", {"at": n / STEPS}) for n in range(1, STEPS + 1)}
 
 
+def for_claims(rows):
+    """Rows of the pointing game under the headings of the tables and figures that claims name."""
+    third = rows["metric"].isin([label for label in POINTING if label != "pointing-energy"])
+    asked = rows["metric"].isin(["pointing-energy", "proportion", "E 1.00"])
+    return pd.concat([rows[asked], under_headings_of(rows[third], "3")], ignore_index=True)
+
+
 def in_figures(lines):
     """The lines of figures 5 and 6, network by network: ((network, title), those of its methods)."""
     shown = {"figure 5": ["LRP", "LRP+C", "CLRP", "CLRP+C", "SGLRP", "SGLRP+C"], "figure 6": ["CLRP+C", "Grad-CAM", "Ex-BP.", "G-BP.", "Gradient", "random"]}
@@ -89,19 +102,6 @@ def in_figures(lines):
 
 
 # -- cases --------------------------------------------------------------------------------------------------------------
-
-
-def cases(rows, method, than, number):
-    """Images where a method gains most over another and where it loses most: two lists of names, the extreme first. rows: of one metric and model."""
-    values = rows[rows["method"].isin([method, than])].pivot_table(index="image_id", columns="method", values="value", sort=False)
-    gain = (values[method] - values[than]).dropna().sort_values(kind="stable")
-    return list(gain.index[::-1][:number]), list(gain.index[:number])
-
-
-def by_name(data, names):
-    """Samples of a data set by their names, in that order."""
-    places = {data[n].id: n for n in range(len(data))}
-    return [data[places[name]] for name in names]
 
 
 def extremes(rows):
@@ -129,9 +129,15 @@ def each_base(models, function, bases=BASES):
 # -- readings -------------------------------------------------------------------------------------------------------------
 
 
+def core(model, settings, results, base="clrp"):
+    """The file of attributes of a few layers, learnt from as many images as those of all layers."""
+    data = settings["datasets"][0]
+    return str(fit_clam(model, data, base, "core", images=settings["fitted"], out=f"{results}/clam/readings/{model.name}--{data}--{base}--core.safetensors"))
+
+
 def readings(model, settings, results, base="clrp"):
-    """{label: file} of attributes of a few layers under each of the READINGS, learnt from half of the images; what is not there yet is fitted."""
-    data, found = settings["datasets"][0], {}
+    """{label: file} of attributes of a few layers: learnt from all images, then under each of the READINGS from half; what is not there yet is fitted."""
+    data, found = settings["datasets"][0], {CORE: core(model, settings, results, base)}
     for number, (label, options) in enumerate(READINGS.items()):
         out = f"{results}/clam/readings/{model.name}--{data}--{base}--core--{number}.safetensors"
         found[label] = str(fit_clam(model, data, base, "core", images=-(-settings["fitted"] // 2), out=out, **options))
@@ -140,7 +146,7 @@ def readings(model, settings, results, base="clrp"):
 
 def reading_methods(files, base="clrp"):
     """CLAM with the attributes of each reading: {label: method} for `evaluate`; the mask is the one that they were learnt with."""
-    return {label: ("clam", {"base": base, "layers": "core", "attributes": file, "mask": READINGS[label].get("mask", "corner")}) for label, file in files.items()}
+    return {label: ("clam", {"base": base, "layers": "core", "attributes": file, "mask": READINGS.get(label, {}).get("mask", "corner")}) for label, file in files.items()}
 
 
 def strengths(attributes=None, base="clrp"):

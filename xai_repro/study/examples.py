@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -12,21 +13,21 @@ from matplotlib.patches import Rectangle
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xai_repro.data import denormalize, load_data, Sample
-from xai_repro.errors import short, whole_number
+from xai_repro.data import denormalize, Sample
+from xai_repro.errors import whole_number
 from xai_repro.explain import check_classes, check_images, check_range, classes_of, usable
 from xai_repro.methods.cla import cut, distances, embedded_patches, mean_distances
-from xai_repro.methods.clam import BASES, at_layers, digests, learnt_of, network_of, RULES
+from xai_repro.methods.clam import BASES, at_layers, file_of, learnt_of, network_of, RULES
 from xai_repro.models.reading import read_weights
 from xai_repro.network.forward import predict
 from xai_repro.network.propagate import relevance
 from xai_repro.network.pyramid import activations
 from xai_repro.store import fingerprint
 from xai_repro.store.fetch import cache_dir
-from xai_repro.store.files import path_of, record, sha256, whole, writable
+from xai_repro.store.files import path_of, record, sha256, turn, whole, writable
 from xai_repro.store.progress import track
 from xai_repro.study.asked import device_of, name_of
-from xai_repro.study.fitting import recognised, SURE
+from xai_repro.study.fitting import labelled, recognised, SURE
 from xai_repro.study.images import data_fingerprint, sample_of
 from xai_repro.study.plots import COLOURS, HEAT, styled, WIDTH
 
@@ -70,6 +71,7 @@ def found_by(model, x, y, learnt, top=1):
 
 def found_at(A, y, cla, width, top=1):
     """The same at one layer, Found, from its outputs A [B,K,h,w]. width: of the images, in pixels."""
+    A = A.to(cla.attributes.dtype)  # of a network in half precision
     stride, d = width / A.shape[-1], mean_distances(A, y, cla)
     least = (-d.flatten(2)).topk(min(top, d[0, 0].numel()), 2)
     corners = torch.stack([least.indices // d.shape[-1], least.indices % d.shape[-1]], 3)
@@ -87,23 +89,24 @@ def build_index(model, data="mini-birds", base="clrp", layers="full", *, attribu
     *Deviation*: the released code compares every place of every training image; here, of each attribute and image, the TOP nearest.
     """
     model, images = usable(model), whole_number("images", images)
-    samples = load_data(data, "train", limit=images) if isinstance(data, str) else data
-    if not hasattr(samples, "__len__") or not len(samples):
-        raise ValueError(f"a data set is a name or a sequence of images with labels; given: {short(repr(data))}")
+    samples = labelled(data, images)
     first = check_images(model, sample_of(samples[0], classes_of(samples)).image[None].to(device_of(model)))
     learnt = learnt_of(model, first, base, layers, attributes)
     seen = range(min(images, len(samples)))
     facts = {"network": network_of(model), "base": base, "layers": layers, "data": str(data_fingerprint(samples, 0, len(seen))), "images": str(len(seen))}
-    facts |= {"attributes": fingerprint.digest(*sorted(digests(attributes))), "code": fingerprint.of_code(found_by), "top": str(TOP)}
+    facts |= {"attributes": sha256(file_of(model, base, layers, attributes)), "code": fingerprint.of_code(found_by), "top": str(TOP)}
     name = f"{name_of(model)}--{base}--{layers}--{fingerprint.digest(*facts.values())}.safetensors"
     out = writable(path_of("out", out or cache_dir() / "examples" / name))
-    if (kept := _read(out, facts)) is not None:
-        return kept
-    tensors, ids = _found_in(model, samples, seen, learnt)
-    with whole(out) as temporary:
-        save_file(tensors, temporary, facts | {"ids": json.dumps(ids)})
-    record(out, sha256(out))
-    return _read(out, facts)
+    with turn(out):  # who wants the same meanwhile waits, and finds it made
+        if (kept := _read(out, facts)) is not None:
+            return kept
+        tensors, ids = _found_in(model, samples, seen, learnt)
+        facts["ids"] = json.dumps(ids)
+        Path(f"{out}.sha256").unlink(missing_ok=True)
+        with whole(out) as temporary:
+            save_file(tensors, temporary, facts)
+        record(out, sha256(out))
+        return _index(tensors, facts)
 
 
 def _found_in(model, samples, seen, learnt):
@@ -140,8 +143,13 @@ def _read(path, facts):
         return None
     if not state or any(known.get(key) != value for key, value in facts.items()):
         return None
-    names = dict.fromkeys(key.rpartition("/")[0] for key in state if "/" in key)
-    found = {name: (state[f"{name}/corners"].long(), state[f"{name}/maps"]) for name in names}
+    return _index(state, known)
+
+
+def _index(state, known):
+    """The Index of tensors and facts of a file."""
+    names = sorted({key.rpartition("/")[0] for key in state if "/" in key})
+    found = {name: (state[f"{name}/corners"].long(), state[f"{name}/maps"].float()) for name in names}
     return Index(state["y"], tuple(json.loads(known["ids"])), tuple(state["numbers"].tolist()), found, known["base"], known["layers"], known["network"])
 
 
