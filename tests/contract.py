@@ -3,15 +3,17 @@
 import pytest
 import torch
 import xai_repro as xr
+from toy_attention import abn, lfi
 from toy_clam import attributes, Fitted
 from toys import Toy, TOYS
 
 from xai_repro.errors import UnknownName
 
+TOYS = {**TOYS, "lfi": Toy(lfi, "attended", ["backbone.layer2", "attended"]), "abn": Toy(abn, "backbone.layer3", ["backbone.layer2", "backbone.layer3"])}
 TOYS = {**TOYS, "fitted": Toy(Fitted, "features.29", ["features.22", "features.29"], {"clam": {"layers": "core", "attributes": attributes()}})}
 
 METHODS, METRICS = xr.methods(), xr.metrics()
-ANYWHERE = [name for name in METHODS if not xr.method_info(name).files]  # methods that need nothing learnt of the network
+ANYWHERE = [name for name in METHODS if not xr.method_info(name).files and xr.method_info(name).family != "attention"]  # methods that need nothing learnt
 
 CHEAP = {"permutations": 2, "samples": 12, "masks": 6, "steps": 3}  # the paper's values are for the paper's images
 

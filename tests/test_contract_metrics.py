@@ -28,7 +28,10 @@ def metric_setting(name, dtype=torch.float64):
         truth = parts_in(truth, dtype)
     if name in ("lerf-perturbation", "morf-perturbation"):  # undefined for a class that the model does not have on top
         y = model(x).argmax(1)
-    return model, x, y, maps, truth, hyper(name, TOYS["vgg"], xr.metric_info)
+    options = hyper(name, TOYS["vgg"], xr.metric_info)
+    if name == "stability-iou":
+        options["others"] = maps[1:2].flip(-1)
+    return model, x, y, maps, truth, options
 
 
 def parts_in(truth, dtype):

@@ -135,18 +135,38 @@ def book(
 
 @app.command()
 def train(
-    model: Annotated[str, typer.Option(help="mini-vgg or mini-resnet.")] = "mini-vgg",
-    data: Annotated[str, typer.Option(help="mini-birds or mini-scenes.")] = "mini-birds",
+    model: Annotated[str, typer.Option(help="One that begins with mini-; for real data lfi-NAME, abn-NAME or a backbone, such as lfi-resnet18.")] = "mini-vgg",
+    data: Annotated[str, typer.Option(help="mini-birds or mini-scenes; or cifar100, stl10, catsdogs, imagenet.")] = "mini-birds",
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
+    batch: Annotated[Optional[int], typer.Option(help="Images a step.")] = None,
+    rate: Annotated[Optional[float], typer.Option(help="Of learning.")] = None,
+    decay: Annotated[Optional[float], typer.Option(help="Of the weights.")] = None,
+    root: Annotated[Optional[Path], typer.Option(help="The folder where real data is.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch real data that is not there.")] = False,
+    workers: Annotated[int, typer.Option(help="Processes that read real images.")] = 4,
     out: Annotated[Optional[Path], typer.Option(help="The .safetensors file to write.")] = None,
     device: Device = "auto",
 ):
-    """Train an embedded model on embedded data and print how good it is."""
+    """Train a model and print how good it is: an embedded one on drawn data, or one of the papers' on real data (several GPUs: under torchrun)."""
     from xai_repro.models import train as train_model
+    from xai_repro.models import train_protocol
+    from xai_repro.models.recipes import RECIPES
+    from xai_repro.models.zoo import EMBEDDED
 
-    for name, value in train_model(model, data, epochs=epochs, seed=seed, out=out, device=device).items():
-        typer.echo(f"{name}: {value}")
+    if root is None and (data in RECIPES or model not in EMBEDDED):
+        raise ValueError(f"{model} on {data}: real data is needed with --root FOLDER, {', '.join(RECIPES)}; without it one of {', '.join(EMBEDDED)} is trained on drawn data")
+    if root is None and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError(f"{model} is trained by one process; torchrun is for real data, with --root")
+    options = dict(epochs=epochs, seed=seed, batch=batch, rate=rate, decay=decay, out=out, device=device)
+    options = {name: value for name, value in options.items() if value is not None}
+    if root is None:
+        found = train_model(model, data, **options)
+    else:
+        found = train_protocol(model, data, root, workers=workers, download=download, **options)
+    if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
+        for name, value in found.items():
+            typer.echo(f"{name}: {value}")
 
 
 @app.command()
@@ -161,6 +181,9 @@ def fit(
     negatives: Annotated[Optional[str], typer.Option(help="patch, the same patches for another class, or random, patches at random places.")] = None,
     normaliser: Annotated[Optional[str], typer.Option(help="Of the distances: size or count.")] = None,
     mask: Annotated[Optional[str], typer.Option(help="Of the layers above while a layer is learnt: corner or patch.")] = None,
+    epochs: Annotated[Optional[int], typer.Option(help="At most, a layer.")] = None,
+    patience: Annotated[Optional[int], typer.Option(help="Epochs that get no better before a layer is done.")] = None,
+    batch: Annotated[Optional[int], typer.Option(help="Images a step.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="Seed of attributes and order.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="The .safetensors file to write.")] = None,
     device: Device = "auto",
@@ -170,7 +193,8 @@ def fit(
         raise unknown("thing to fit", what, ["clam"])
     import xai_repro as xr
 
-    options = dict(weights=weights, images=images, negatives=negatives, normaliser=normaliser, mask=mask, seed=seed, out=out)
+    options = dict(weights=weights, images=images, negatives=negatives, normaliser=normaliser, mask=mask)
+    options |= dict(epochs=epochs, patience=patience, batch=batch, seed=seed, out=out)
     given = {name: value for name, value in options.items() if value is not None}
     typer.echo(f"written: {xr.fit_clam(model, data, base, layers, device=device, **given)}")
 

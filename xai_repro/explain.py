@@ -90,7 +90,7 @@ def _apply(function, model, x, y, method, layer, output, hyper):
     def run():
         with reading(output), outside_inference():
             images, classes = (t.clone() if t is not None and t.is_inference() else t for t in (x, y))
-            if classes is not None and info.family == "control":  # which looks at no logits
+            if classes is not None and info.family in ("control", "attention"):  # which look at no class
                 check_range(model, images, classes)
             return in_chunks(lambda rows: function(model, images[rows], None if classes is None else classes[rows], **hyper), len(x), chunk)
 

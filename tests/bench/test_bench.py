@@ -311,9 +311,10 @@ def test_command_line(monkeypatch, table, tmp_path):
 
 @pytest.mark.slow
 def test_quick_on_the_command_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "QUICK", bench.QUICK | {"repeats": 1, "batches": (1,)})  # every task once is enough here
+    quick = bench.QUICK | {"repeats": 1, "batches": (1,), "networks": {"mini-vgg": 96}, "relevance": {"mini-vgg": 64}}  # every task once is enough here
+    monkeypatch.setattr(bench, "QUICK", quick)
     result = CliRunner().invoke(app, ["bench", "--quick", "--results", str(tmp_path)])
     assert result.exit_code == 0, result.output
     table = pd.read_csv(tmp_path / "bench" / "bench.csv", keep_default_na=False)
-    assert set(table["suite"]) == set(bench.SUITES) and set(table["network"]) == {*bench.QUICK["networks"], *bench.QUICK["relevance"]}
+    assert set(table["suite"]) == set(bench.SUITES) and set(table["network"]) == {*quick["networks"], *quick["relevance"]} and set(quick) == set(bench.QUICK)
     assert "slower" not in set(table.loc[table["task"].str.startswith(("ablation-cam", "shap-cam")), "verdict"])

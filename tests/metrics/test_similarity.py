@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+import xai_repro as xr
 from scipy.stats import spearmanr
+from toys import images, seeded, TOYS
 
-from xai_repro.metrics.similarity import SIMILARITIES, hog, spearman, ssim
+from xai_repro.errors import NotApplicable
+from xai_repro.metrics.similarity import hog, overlap, overlap_of_rows, SIMILARITIES, spearman, ssim
 
 
 def noise(B=3, H=20, W=24, seed=0, dtype=torch.float64):
@@ -149,3 +152,54 @@ def test_hog_sees_edges_wherever_they_point():
     assert torch.equal(hog(2.0**-30 * noise(), noise(seed=1)), hog(noise(), noise(seed=1)))  # however faint
     with pytest.raises(ValueError, match="the maps have 2x9 pixels"):
         hog(noise(1, 2, 9), noise(1, 2, 9))
+
+
+# -- where the largest values are ------------------------------------------------------------------------------------------------
+
+
+def plain_rows(a, b, threshold):
+    """The released code's measure, pixel by pixel: bytes of 256 times the map in three equal channels, and the mean over rows."""
+    rows = []
+    for i in range(a.shape[0]):
+        both = either = 0
+        for j in range(a.shape[1]):
+            for _ in range(3):
+                u, v = ((int(m[i, j] * 256) % 256) > threshold * 255 for m in (a, b))
+                both, either = both + (u and v), either + (u or v)
+        rows.append((both + 1e-6) / (either + 1e-6))
+    return sum(rows) / len(rows)
+
+
+def test_overlap_by_hand_and_by_loops():
+    a, b = torch.zeros(2, 8, 8, dtype=torch.float64), torch.zeros(2, 8, 8, dtype=torch.float64)
+    a[0, :2], b[0, 1:3] = 3.0, 5.0  # two rows each, one in common
+    a[1, :2], b[1, 6:] = 1.0, 1.0  # none
+    torch.testing.assert_close(overlap(a, b), torch.tensor([1 / 3, 0], dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(3, 9, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    a, b = xr.normalize(a), xr.normalize(b)
+    for threshold in (100 / 255, 0.7):
+        sets = [[{(i, j) for i in range(9) for j in range(7) if m[i, j] > threshold} for m in (u, v)] for u, v in zip(a, b)]
+        torch.testing.assert_close(overlap(a, b, threshold), torch.tensor([len(u & v) / len(u | v) for u, v in sets], dtype=torch.float64))
+        torch.testing.assert_close(overlap_of_rows(a, b, threshold), torch.tensor([plain_rows(u, v, threshold) for u, v in zip(a, b)], dtype=torch.float64))
+
+
+def test_overlap_of_rows_rewards_maps_that_show_little():
+    """Two spots that share no pixel: nothing in common, and .75 by the mean over rows."""
+    a, b = torch.zeros(1, 8, 8), torch.zeros(1, 8, 8)
+    a[0, 0, :2], b[0, 7, :2] = 0.9, 0.9
+    a[0, 0, 7], b[0, 7, 7] = 1.0, 1.0  # the largest, which is lost as a byte
+    assert overlap(a, b).tolist() == [0] and overlap_of_rows(a, b).tolist() == pytest.approx([0.75], abs=1e-4)
+    assert overlap(a, a).tolist() == [1] and torch.isnan(overlap(a, torch.ones_like(a))).all()
+
+
+def test_stability_iou_is_the_overlap_with_the_other_maps():
+    a, b = (torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (1, 2))
+    model, x, y = seeded(TOYS["gap"].build), images(2), torch.tensor([0, 1])
+    torch.testing.assert_close(xr.score("stability-iou", model, x, y, a, others=b), overlap(a, b))
+    torch.testing.assert_close(xr.score("stability-iou", model, x, y, a, others=b, rows=True, threshold=0.5), overlap_of_rows(a, b, 0.5))
+    torch.testing.assert_close(xr.score("stability-iou", model, x, y, a, others=b[:1]), overlap(a, b[:1].expand(2, -1, -1)))
+    with pytest.raises(ValueError, match=r"others are maps \[2, 8, 16\]; \[2, 16, 16\] are needed"):
+        xr.score("stability-iou", model, x, y, a, others=b[:, :8])
+    with pytest.raises(NotApplicable, match="compares maps with those of another training"):
+        xr.score("stability-iou", model, x, y, a)

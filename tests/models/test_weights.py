@@ -193,7 +193,7 @@ def test_where_weights_are_written_is_looked_at_before_the_work(no_work, tmp_pat
 def test_a_checkpoint_that_is_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_draw", lambda *_: (torch.zeros(2, 3, 96, 96), torch.zeros(2, 1, 96, 96), torch.zeros(2, 16)))
     fingerprint = load_data("mini-birds", "train").fingerprint
-    checkpoint = tmp_path / f"own-mini-vgg-{fingerprint}-0-1-2.part"
+    checkpoint = tmp_path / f"own-mini-vgg-{fingerprint}-0-1-2-64-0.002-0.05.part"
     for body in (b"", b"nonsense", pickle.dumps(3, 2)):
         checkpoint.write_bytes(body)
         with pytest.raises(ValueError, match=f"{checkpoint.name} is damaged; remove it"):

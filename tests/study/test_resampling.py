@@ -117,3 +117,51 @@ def test_the_tau_that_chance_does_not_reach(methods):
     assert tables.needed(methods) == pytest.approx(min(enough)) if enough else np.isnan(tables.needed(methods))
     if methods == 6:
         assert tables.needed(6) == pytest.approx(0.8667, abs=1e-4)
+
+
+# -- runs that compare two networks ---------------------------------------------------------------------------------------------
+
+
+def test_pairs_of_networks_count_as_often_as_both_were_drawn(plain):
+    """Three networks, their three pairs, one image: all 27 draws of networks are equally likely, less those that hold no pair."""
+    values = {(0, 1): 1.0, (0, 2): 5.0, (1, 2): 30.0}
+    exact = []
+    for drawn in product(range(3), repeat=3):
+        weights = {pair: drawn.count(pair[0]) * drawn.count(pair[1]) for pair in values}
+        if total := sum(weights.values()):
+            exact.append(sum(weights[pair] * value for pair, value in values.items()) / total)
+    found = spread(list(values.values()), ["a"] * 3, [resampling.both(*pair) for pair in values])
+    found = found[~np.isnan(found)]
+    assert found.mean() == pytest.approx(np.mean(exact), abs=0.2) and found.var() == pytest.approx(np.var(exact), rel=0.04)
+    assert set(found.round(6)) == set(np.round(exact, 6)) and len(exact) == 24
+    codes, design = units(["a", "b", "a"], ["x&y", "x&y", "y&z"])
+    assert codes.tolist() == [0, 1, 2] and design == (((0, 1), (0, 1), (1, 2)), (0, 1, 0))
+    assert resampling.how_many(["x&y", "y&z", "x&z"]) == 3 and resampling.how_many([0, 0, 1]) == 2
+
+
+def test_intervals_of_pairs_hold_the_mean_in_most_studies():
+    """Values of pairs of five networks, the sum of what each brings: the interval covers 0 in about 95 of 100 studies; drawn as ten independent runs it would not."""
+    generator, covered, naive, widths = np.random.default_rng(1), 0, 0, []
+    names = [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    for _ in range(150):
+        own = generator.normal(size=5)
+        values = [own[i] + own[j] + 0.1 * generator.normal() for i, j in names for _ in range(4)]
+        images = [f"i{n}" for _ in names for n in range(4)]
+        for kind in ("pairs", "runs"):
+            runs = [resampling.both(i, j) if kind == "pairs" else f"{i}-{j}" for i, j in names for _ in range(4)]
+            low, high = interval(mean_of(values, images, runs, 500)[1])
+            if kind == "pairs":
+                covered += low <= 0 <= high
+            else:
+                naive += low <= 0 <= high
+            widths.append(high - low)
+    assert covered >= 0.88 * 150 and naive < 0.85 * 150
+    assert np.median(widths[1::2]) < np.median(widths[::2]) < 8  # the mean's own deviation is 2 / sqrt(5) = .9, and t with 4 degrees has 2.8 of these on either side
+
+
+def test_one_or_two_pairs_say_nothing_of_other_networks():
+    images = [f"i{n}" for n in range(30)]
+    for names, known in ((["a&b"], False), (["a&b", "b&c"], False), (["a&b", "b&c", "a&c"], True)):
+        values, runs = np.random.default_rng(0).normal(5, 1, 30 * len(names)), np.repeat(names, 30)
+        mean, samples = mean_of(values, images * len(names), runs, 200)
+        assert mean == pytest.approx(values.mean()) and np.isfinite(interval(samples)[0]) == known and (two_sided(samples, 0.0) < 0.05) == known

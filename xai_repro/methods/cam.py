@@ -35,6 +35,17 @@ def cam(split, y):
     )
 
 
+@method("mean-features", family="cam", cite="lfi_cam", lift=lifts.gradients)
+def mean_features(split, y):
+    """All channels count alike: where the layer's features are large on average, for whatever class.
+
+    alpha_k = 1/K   [LFI-CAM, supplement, figure 1: the "pixel-wise mean feature map"]
+
+    alpha [B,K], without unit. It is for no class: what a method shows beyond it comes from its coefficients. No hyper-parameters.
+    """
+    return split.A.new_full(split.A.shape[:2], 1 / split.A.shape[1])
+
+
 @method("grad-cam", family="cam", cite="selvaraju2017gradcam", lift=lifts.gradients)
 def grad_cam(split, y):
     """The mean gradient of a channel is its coefficient.

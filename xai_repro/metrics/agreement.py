@@ -1,10 +1,12 @@
-"""Agreement of coefficients: whether a cheap estimate weighs the channels as the Shapley value does."""
+"""Agreement: of coefficients with those of a reference, and of maps with those of another training of the same network."""
 
 from collections import OrderedDict
 
 import torch
 
+from xai_repro.errors import NotApplicable
 from xai_repro.explain import coefficients
+from xai_repro.metrics.similarity import overlap, overlap_of_rows, THRESHOLD
 from xai_repro.registry import method_info, metric
 from xai_repro.store.fingerprint import digest, of_model
 
@@ -34,3 +36,21 @@ def cosine_to(model, x, y, alpha, truth=None, *, reference="shap-cam", permutati
         raise ValueError(f"{alpha.shape[1]} coefficients for a reference of {beta.shape[1]} channels: name the method's layer with layer=...")
     length = alpha.norm(dim=1) * beta.norm(dim=1)
     return torch.where(length > 0, (alpha * beta).sum(1) / length, torch.nan)
+
+
+@metric("stability-iou", higher_is_better=True, cite="lfi_cam")
+def stability_iou(model, x, y, maps, truth=None, *, others=None, threshold=THRESHOLD, rows=False):
+    """How much of what a map shows is where another training of the same network has it: intersection over union of their largest values.
+
+    |U and V| / |U or V|, U, V: where a map scaled to [0,1] is above the threshold   [LFI-CAM, released code and its figure; the supplement's section 2.3 has pictures alone]
+
+    In [0,1]; NaN where a map is constant. others: maps [B,H,W] of the same images by the same method on the other network, or one map [1,H,W] for all. threshold: 100/255,
+    as in the released code. rows: the mean over rows of pixels, as that code has it (`similarity.overlap_of_rows`). The study of all trainings is
+    `study.stability`. Raises NotApplicable without others, ValueError for others of another shape.
+    """
+    if others is None:
+        raise NotApplicable("stability-iou compares maps with those of another training: others=maps; the study of several trainings is xai_repro.study.stability")
+    if others.shape[1:] != maps.shape[1:] or len(others) not in (1, len(maps)):
+        raise ValueError(f"others are maps {list(others.shape)}; {list(maps.shape)} are needed, those of the same images")
+    others = others.to(maps).expand_as(maps)
+    return (overlap_of_rows if rows else overlap)(maps, others, threshold)

@@ -10,6 +10,7 @@ from skimage.metrics import structural_similarity
 
 from xai_repro.numerics.algebra import normalize
 
+THRESHOLD, SMOOTHING = 100 / 255, 1e-6  # of LFI-CAM's released code
 WINDOW, CELL = 11, 16  # pixels: SSIM's Gaussian window, the side of a cell of HOG
 
 
@@ -63,6 +64,30 @@ def hog(a, b):
         return [torch.from_numpy(descriptor(one, pixels_per_cell=(cell, cell))) for one in normalize(_plain(maps)).numpy()]
 
     return spearman(torch.stack(h(a)), torch.stack(h(b))).to(a)
+
+
+def overlap(a, b, threshold=THRESHOLD):
+    """Whether the largest values of two maps are at the same places: intersection over union.
+
+    |U and V| / |U or V|, U, V: where a map scaled to [0,1] is above the threshold
+
+    In [0,1]; NaN where a map is constant. threshold: 100/255, as in the released code of LFI-CAM   [LFI-CAM, README].
+    """
+    u, v = (normalize(_plain(m)) > threshold for m in (a, b))
+    return ((u & v).sum((1, 2)) / (u | v).sum((1, 2)).clamp(min=1)).to(a).where(_varies(a) & _varies(b), torch.nan)
+
+
+def overlap_of_rows(a, b, threshold=THRESHOLD):
+    """What the released code of LFI-CAM computes as IoU: the mean over rows of pixels of each row's intersection over union.
+
+    (1/H) sum_i (3 sum_j u_ij v_ij + e) / (3 sum_j max(u_ij, v_ij) + e), e = 1e-6; a row where both are empty counts as 1   [LFI-CAM, released code]
+
+    In [0,1]; NaN where a map is constant. Two maps that share no pixel can have .75: the more rows are empty, the higher. Values are stored there as bytes of 256 times
+    the map, so that the largest, 256, becomes 0 and lies below the threshold, which is kept here.
+    """
+    u, v = ((normalize(_plain(m)) * 256).long() % 256 > threshold * 255 for m in (a, b))
+    above, below = (3 * one.sum(2) + SMOOTHING for one in (u & v, u | v))
+    return (above / below).mean(1).to(a).where(_varies(a) & _varies(b), torch.nan)
 
 
 SIMILARITIES = {"spearman": spearman, "ssim": ssim, "hog": hog}

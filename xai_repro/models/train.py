@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from xai_repro.data import load_data, normalize
 from xai_repro.errors import short, unknown, whole_number
+from xai_repro.models.attention import all_logits
 from xai_repro.models.measure import evaluate_model, largest, multi_hot, predicted
 from xai_repro.models.zoo import EMBEDDED, build, for_inference, pick_device
 from xai_repro.store.files import record, sha256, writable
@@ -27,10 +28,11 @@ HIDING = 0.4  # share of an image hidden in patches at most, at the end of train
 CONFIDENCE = 0.85  # median top-1 probability of a trained network, so that metrics built on its change have something to measure
 
 
-def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto", progress=True):
+def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto", progress=True, *, batch=BATCH, rate=PEAK_RATE, decay=DECAY):
     """Train an embedded model and write its weights; returns the metrics of evaluate_model on 1000 test images.
 
-    model: "mini-vgg" or "mini-resnet"; data: "mini-birds" or "mini-scenes"; images: how many to train on;
+    model: a name that begins with mini-; data: "mini-birds" or "mini-scenes"; images: how many to train on; batch: images a step; rate: of learning, at its
+    peak; decay: of the weights. An attention branch network learns from the logits of both of its classifiers.
     out: the .safetensors file to write (default: MODEL--DATA.safetensors in the working directory, MODEL--DATA-SEED for other seeds); its SHA-256 is kept
     beside it, so that damage is noticed when it is read.
     A run that was interrupted goes on from its last finished epoch when it is started again with the same arguments.
@@ -43,42 +45,49 @@ def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto"
     epochs = whole_number("epochs", EPOCHS[data] if epochs is None else epochs)
     images = whole_number("images", IMAGES[data] if images is None else images, least=2)
     seed = whole_number("seed", seed, least=0, most=SEEDS)
+    batch, (rate, decay) = whole_number("batch", batch), (positive(name, value) for name, value in (("rate", rate), ("decay", decay)))
     device = pick_device(device)
-    out = _target(out or f"{model}--{data}{f'-{seed}' if seed else ''}.safetensors")
+    out = target(out or f"{model}--{data}{f'-{seed}' if seed else ''}.safetensors")
     pictures = load_data(data, "train", limit=images)
     images = len(pictures)  # no more than there are
-    checkpoint = out.with_name(f"{out.stem}-{model}-{pictures.fingerprint}-{seed}-{epochs}-{images}.part")
+    checkpoint = out.with_name(f"{out.stem}-{model}-{pictures.fingerprint}-{seed}-{epochs}-{images}-{batch}-{rate:g}-{decay:g}.part")
 
     net = build(model, len(pictures.classes), seed).to(device, memory_format=torch.channels_last)
     x, objects, y = _draw(pictures, progress)
-    batches = -(-len(x) // BATCH)
-    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, epochs * batches, pct_start=0.2)
+    batches = -(-len(x) // batch)
+    optimizer = torch.optim.AdamW(net.parameters(), weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * batches, pct_start=0.2)
     state = {"net": net, "optimizer": optimizer, "schedule": schedule}
-    bar = tqdm(range(_resume(checkpoint, state), epochs), f"train {model} on {data}", unit="epoch", disable=not progress)
+    bar = tqdm(range(resume(checkpoint, state), epochs), f"train {model} on {data}", unit="epoch", disable=not progress)
     for epoch in bar:
-        loss = _epoch(net, x, objects, y, optimizer, schedule, pictures.multi_label, epoch / epochs, seed * 1000 + epoch)
+        loss = _epoch(net, x, objects, y, optimizer, schedule, pictures.multi_label, epoch / epochs, seed * 1000 + epoch, batch)
         bar.set_postfix(loss=f"{loss:.3f}")
         reached = {"epoch": epoch + 1, **{name: part.state_dict() for name, part in state.items()}}
-        _write(checkpoint, lambda path: torch.save(reached, path))
+        write(checkpoint, lambda path: torch.save(reached, path))
 
     net = for_inference(net)
     _temper(net, load_data(data, "val"))
     net = net.half().float()  # measured as it is shipped, in half precision
     metrics = evaluate_model(net, test)
-    facts = {"model": model, "data": data, "seed": seed, "epochs": epochs, "images": images,
+    facts = {"model": model, "data": data, "seed": seed, "epochs": epochs, "images": images, "batch": batch, "rate": rate, "decay": decay,
              "classes": json.dumps(pictures.classes), "multi_label": pictures.multi_label,
              "headroom": 1 - metrics["median_top1_probability"], **metrics}
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
     tensors = {k: v.contiguous() for k, v in tensors.items()}
     Path(f"{out}.sha256").unlink(missing_ok=True)  # of what is replaced now
-    _write(out, lambda path: path.write_bytes(save(tensors, {k: str(v) for k, v in facts.items()})))
+    write(out, lambda path: path.write_bytes(save(tensors, {k: str(v) for k, v in facts.items()})))
     record(out, sha256(out))
     checkpoint.unlink(missing_ok=True)
     return metrics
 
 
-def _target(out):
+def positive(name, value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1e3:
+        raise ValueError(f"{name} is {short(repr(value))}; a number above 0 is needed")
+    return float(value)
+
+
+def target(out):
     """The path to write to, refused before the work begins rather than after it."""
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"{out} does not end in .safetensors, by which load_model knows weights")
@@ -109,7 +118,7 @@ class _Bundles(torch.utils.data.Dataset):
         return torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(objects)), torch.stack(truth)
 
 
-def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed):
+def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed, batch):
     """One pass over the pictures, at a progress in [0, 1) of the training; returns the mean loss.
 
     All randomness comes from the seed, so a resumed run draws what an uninterrupted one would.
@@ -119,11 +128,11 @@ def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed)
     total = 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.randperm(len(x)).split(batch):
             images = _augment(x[rows].to(device), objects[rows].to(device), progress)
-            with _half_precision(device):
-                logits = net(images)
-            loss = _loss(logits.float(), y[rows].to(device), multi_label)
+            with half_precision(device):
+                heads = all_logits(net, images)
+            loss = sum(_loss(logits.float(), y[rows].to(device), multi_label) for logits in heads)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -132,7 +141,7 @@ def _epoch(net, x, objects, y, optimizer, schedule, multi_label, progress, seed)
     return total / len(x)
 
 
-def _half_precision(device):
+def half_precision(device):
     """Context that computes in bfloat16 where the hardware does so, twice as fast; in float32 elsewhere."""
     able = {"cuda": torch.cuda.is_bf16_supported, "cpu": lambda: torch.cpu.get_capabilities().get("avx512_bf16", False)}
     return torch.autocast(device.type, torch.bfloat16, enabled=able.get(device.type, bool)())
@@ -185,7 +194,7 @@ def _temper(net, data):
     last.bias.mul_(factor)
 
 
-def _resume(checkpoint, state):
+def resume(checkpoint, state):
     """Load the last finished epoch into the named states; returns the epoch to go on with, 0 where there is none."""
     if not checkpoint.exists():
         return 0
@@ -198,7 +207,7 @@ def _resume(checkpoint, state):
     return saved["epoch"]
 
 
-def _write(path, write):
+def write(path, write):
     """Write a file under a temporary name and move it into place, so that it is whole or absent."""
     temporary = path.with_name(path.name + ".tmp.part")
     write(temporary)

@@ -1,5 +1,6 @@
 """Models by name: mini-vgg and mini-resnet with shipped weights, and torchvision's classification models."""
 
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,9 @@ from torchvision.models.vgg import VGG, make_layers
 
 from xai_repro.data import MEAN, STD, load_data
 from xai_repro.errors import short, unknown
-from xai_repro.models.reading import fill, read_classes, read_weights
+from xai_repro.models.attention import ABN, KINDS, LFICAM
+from xai_repro.models.backbones import BACKBONES, initialise, mini_basic, shell, SMALL, stem
+from xai_repro.models.reading import fill, read_classes, read_facts, read_weights
 
 SHIPPED = Path(__file__).parent / "weights"
 INPUT_SIZE = 96
@@ -23,7 +26,7 @@ VGG_LAYERS = [8, 8, "M", 24, 24, "M", 48, 48, 48, "M", 96, 96, 96, "M", 128, 128
 
 def mini_vgg(classes):
     """VGG16's layout with fewer channels and BatchNorm for training; conv5_3 is 6x6 at 96 pixels."""
-    net = _shell(VGG, nn.Sequential(), init_weights=False)
+    net = shell(VGG, nn.Sequential(), init_weights=False)
     net.features = make_layers(VGG_LAYERS, batch_norm=True)
     net.avgpool = nn.AdaptiveAvgPool2d(3)
     net.classifier = nn.Sequential(
@@ -34,12 +37,12 @@ def mini_vgg(classes):
     with torch.no_grad():  # start as if pooled over the whole map: what a part tells does not depend on where it is
         weight = net.classifier[0].weight.unflatten(1, (128, 9))
         weight.copy_(weight[..., :1].expand_as(weight))
-    return _initialise(net)
+    return initialise(net)
 
 
 def mini_resnet(classes):
     """ResNet with eight narrow bottlenecks; the last stage is dilated, so that its map is 6x6 at 96 pixels."""
-    net = _shell(ResNet, Bottleneck, [1, 1, 1, 1])
+    net = shell(ResNet, Bottleneck, [1, 1, 1, 1])
     net.inplanes, net.dilation = 32, 1
     net.conv1 = nn.Conv2d(3, 32, kernel_size=7, stride=2, padding=3, bias=False)
     net.bn1 = nn.BatchNorm2d(32)
@@ -48,23 +51,24 @@ def mini_resnet(classes):
     net.layer3 = net._make_layer(Bottleneck, 64, 2, stride=2)
     net.layer4 = net._make_layer(Bottleneck, 128, 2, stride=2, dilate=True)
     net.fc = nn.Linear(128 * Bottleneck.expansion, classes)
-    return _initialise(net)
+    return initialise(net)
 
 
-EMBEDDED = {"mini-vgg": mini_vgg, "mini-resnet": mini_resnet}
+def mini_lfi(classes):
+    """LFI-CAM around mini-basic."""
+    return LFICAM(mini_basic(classes))
 
 
-def _shell(kind, *args, **options):
-    """A torchvision network for the sake of its forward; its full-size layers are to be replaced, so none are filled."""
-    with torch.device("meta"):
-        return kind(*args, **options)
+def mini_abn(classes):
+    """The attention branch network around mini-basic."""
+    return ABN(mini_basic(classes))
 
 
-def _initialise(net):
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return net
+EMBEDDED = {"mini-vgg": mini_vgg, "mini-resnet": mini_resnet, "mini-basic": mini_basic, "mini-lfi": mini_lfi, "mini-abn": mini_abn}
+TRAINED = {f"{kind}-{name}": (kind, name) for kind in KINDS for name in BACKBONES} | {name: (None, name) for name in BACKBONES}  # full-size ones that `train_protocol` knows
+OURS = [name for name in TRAINED if "-" in name]  # and torchvision lacks
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR, IMAGENET = (32, 100), (224, 1000)  # pixels, and classes where no weights say otherwise
 
 
 def fold_batch_norm(features):
@@ -80,10 +84,25 @@ def fold_batch_norm(features):
 
 
 def build(name, classes, seed=0):
-    """An embedded model as it is trained, randomly initialised under a seed; the global random state is left alone."""
+    """A model of ours as it is trained, randomly initialised under a seed; the global random state is left alone.
+
+    LFI-CAM keeps twice the size of a backbone for 224 pixels from its first convolution on: its map has a 16th of the image's side, as in the paper's table 1 (released
+    for ResNet; done alike for the others).
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EMBEDDED[name](classes)
+        if name in EMBEDDED:
+            return EMBEDDED[name](classes)
+        kind, backbone = TRAINED[name]
+        net = BACKBONES[backbone](classes)
+        if kind == "lfi" and backbone not in SMALL:
+            stem(net).stride = (1, 1)
+        return KINDS[kind](net) if kind else net
+
+
+def size_of(name):
+    """Pixels and classes that a model of ours is made for."""
+    return CIFAR if TRAINED[name][1] in SMALL else IMAGENET
 
 
 def for_inference(model):
@@ -94,15 +113,16 @@ def for_inference(model):
 
 
 def model_names():
-    """Names that load_model takes: the embedded models, then torchvision's classification models."""
-    return [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models)]
+    """Names that load_model takes: the embedded models, torchvision's classification models, attention networks and backbones that torchvision lacks."""
+    return [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models), *OURS]
 
 
 def load_model(name, weights=None, device="auto"):
     """Build a classifier with its weights, in eval mode.
 
     weights, embedded models: None (those for mini-birds), "mini-birds", "mini-scenes", "random", or a .safetensors file.
-    weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file.
+    weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file. Attention networks (lfi-NAME, abn-NAME) and backbones that torchvision
+    lacks: None, or a .safetensors file that `train` wrote.
     device: "auto" (a GPU if there is one), or what torch.device takes.
     The module carries name, classes (names or None), multi_label, input_size (pixels) and fingerprint (of the weights).
     Raises UnknownName for a name, weights or device that does not exist; FileNotFoundError for a file that does not;
@@ -112,7 +132,8 @@ def load_model(name, weights=None, device="auto"):
         raise unknown("model", name, model_names())
     device = pick_device(device)
     weights = None if weights is None else str(weights)  # so that what is neither a name nor a path is named in the error
-    model = _load_embedded(name, weights) if name in EMBEDDED else _load_torchvision(name, weights)
+    own = name in OURS or name in TRAINED and _written_by_train(weights)
+    model = _load_embedded(name, weights) if name in EMBEDDED else _load_ours(name, weights) if own else _load_torchvision(name, weights)
     model.name = name
     model.fingerprint = fingerprint(model)
     return model.float().eval().to(device, memory_format=torch.channels_last)  # convolutions run about twice as fast so
@@ -129,6 +150,31 @@ def _load_embedded(name, weights):
     model = for_inference(build(name, len(classes)))
     fill(model, state, path)
     return _describe(model, classes, multi_label, INPUT_SIZE)
+
+
+def _written_by_train(weights):
+    """Whether a file says what its classes are: weights that `train_protocol` wrote; others are torchvision's own, for 1,000 classes."""
+    return weights not in (None, "imagenet") and os.path.isfile(weights) and weights.endswith(".safetensors") and "classes" in read_facts(weights)
+
+
+def _load_ours(name, weights):
+    side, classes = size_of(name)
+    if weights is None:
+        return _normalised(_describe(build(name, classes), None, False, side), {})
+    path = _existing(weights, [])
+    state, facts = read_weights(path)
+    _check_model(path, facts.get("model", "an unknown model"), name)
+    names, multi_label = read_classes(path, facts)
+    model = build(name, len(names))
+    fill(model, state, path)
+    return _normalised(_describe(model, names, multi_label, int(facts.get("side", side))), facts)
+
+
+def _normalised(model, facts):
+    """The model with the mean and standard deviation of the colours [3] that its images are brought to."""
+    usual = (IMAGENET_MEAN, IMAGENET_STD)
+    model.mean, model.std = (tuple(json.loads(facts[key])) if key in facts else one for key, one in zip(("mean", "std"), usual))
+    return model
 
 
 def _load_torchvision(name, weights):
@@ -214,6 +260,10 @@ def transform(model):
     """The preprocessing of real images for a model from load_model: PIL image -> float32 [3, S, S], normalised."""
     if getattr(model, "name", None) not in model_names():
         raise ValueError("only models from load_model have a default transform; pass transform=... for others")
+    if hasattr(model, "mean"):
+        side = model.input_size
+        larger = side if side <= CIFAR[0] else round(side * 256 / 224)
+        return T.Compose([T.Resize(larger), T.CenterCrop(side), T.ToTensor(), T.Normalize(model.mean, model.std)])
     if model.name in EMBEDDED:
         return T.Compose([T.Resize(INPUT_SIZE), T.CenterCrop(INPUT_SIZE), T.ToTensor(), T.Normalize(MEAN, STD)])
     return _published(model.name).transforms()

@@ -9,6 +9,10 @@ def cases(rows, method, than, number):
 
 
 def by_name(data, names):
-    """Samples of a data set by their names, in that order."""
-    places = {data[n].id: n for n in range(len(data))}
-    return [data[places[name]] for name in names]
+    """Samples of a data set by their names, in that order; it is looked through until all are found."""
+    found = {}
+    for n in range(len(data)):
+        if set(names) <= found.keys():
+            break
+        found[data[n].id] = data[n]
+    return [found[name] for name in names]

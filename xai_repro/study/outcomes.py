@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xai_repro.registry import method_info, methods
-from xai_repro.study.resampling import holm, interval, mean_of, ratio_of, two_sided
+from xai_repro.study.resampling import holm, how_many, interval, mean_of, ratio_of, two_sided
 from xai_repro.study.statistics import higher_is_better, TIME
 
 LEAST_IMAGES = 20  # fewer, and the interval is that of a few accidents: one image's has no width
@@ -195,7 +195,7 @@ class Values:
 
     @property
     def size(self):
-        return {"n": len(set(self.images)), "networks": len(set(self.runs))}
+        return {"n": len(set(self.images)), "networks": how_many(self.runs)}
 
     def comparison(self, estimate, samples, bound, sign, strict=False, certain=None, prefix=""):
         """What is known of one comparison. sign: 1 where more than the bound is asserted; strict: and the bound itself is not enough.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from xai_repro.errors import short
 from xai_repro.registry import method_info, methods, metric_info
-from xai_repro.study.resampling import interval, mean_of, RESAMPLES, resampled, resampled_means, units
+from xai_repro.study.resampling import how_many, interval, mean_of, RESAMPLES, resampled, resampled_means, units
 
 __all__ = ["interval", "RESAMPLES", "resampled_means"]  # asked for here, too
 
@@ -90,7 +90,7 @@ def _estimate(cell):
         return found | {"status": said.mode().iat[0] if len(said) else "undefined"}
     values, images, runs = values[defined], cell["image_id"].to_numpy(object)[defined], cell["run"].to_numpy(object)[defined]
     low, high = _interval(tuple(values.tolist()), tuple(images), tuple(runs))
-    return found | {"mean": values.mean(), "low": low, "high": high, "n": len(set(images)), "networks": len(set(runs)), "status": "ok"}
+    return found | {"mean": values.mean(), "low": low, "high": high, "n": len(set(images)), "networks": how_many(runs), "status": "ok"}
 
 
 @lru_cache(maxsize=2**14)  # a page asks for the same cells in one table after the other
@@ -135,7 +135,7 @@ def slopes(df, x, by=("dataset", "model")):
 
         slope, samples = resampled(design, fit)
         low, high = interval(samples)
-        found.append(dict(zip(by, key)) | {"slope": slope, "low": low, "high": high, "n": part["image_id"].nunique(), "networks": part["run"].nunique()})
+        found.append(dict(zip(by, key)) | {"slope": slope, "low": low, "high": high, "n": part["image_id"].nunique(), "networks": how_many(part["run"])})
     return pd.DataFrame(found, columns=[*by, "slope", "low", "high", "n", "networks"])
 
 

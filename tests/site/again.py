@@ -1,0 +1,58 @@
+"""Executed notebooks, and nbval over them: for the tests of the stored outputs, of which each process takes some notebooks."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from xai_repro.site import driver
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+HALVES = [path.stem for path in NOTEBOOKS if path.stem < "22"], [path.stem for path in NOTEBOOKS if path.stem >= "22"]  # of about the same length
+
+# What differs from run to run and says nothing: addresses of objects, and the names pandas gives its styled tables.
+VOLATILE = """
+[addresses]
+regex: 0x[0-9a-f]+
+replace: ADDRESS
+
+[styled tables]
+regex: T_[0-9a-f]{5}
+replace: TABLE
+"""
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # another number of threads adds in another order: other last digits
+
+
+def executed(names, folder):
+    """Results of the smoke profile, without the shards: the numbers have to be computed again, not read. Two folders are made in folder."""
+    first, place = folder / "first", folder / "second" / "smoke"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in THREADS:
+            patch.setenv(name, "1")
+        assert driver.run(names, profile="smoke", results=first, folder=ROOT / "notebooks", jobs=1)  # the other half runs meanwhile
+    shutil.copytree(first / "smoke", place, ignore=shutil.ignore_patterns("shards", "logs", ".*"))
+    return place
+
+
+def nbval(folder):
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-q",
+               "--nbval-sanitize-with", folder / "nbval.cfg",
+               "--rootdir", folder, "-c", folder / "pytest.ini", folder]  # fmt: skip
+    (folder / "nbval.cfg").write_text(VOLATILE)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    shutil.copyfile(ROOT / "tests/conftest.py", folder / "conftest.py")
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | dict.fromkeys(THREADS, "1"))
+
+
+def check_cells(place):
+    """Every cell was run, and none prints to stderr."""
+    for path in (place / "notebooks").glob("*.ipynb"):
+        cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code" and c.source.strip()]
+        assert all(cell.execution_count for cell in cells), path.name
+        assert not any(o.get("name") == "stderr" for cell in cells for o in cell.outputs), f"{path.name} prints to stderr"
