@@ -31,6 +31,8 @@ STANDS_IN = {
     "vgg16": "mini-vgg",
     "vgg19": "mini-vgg",
     "resnet18": "mini-resnet",
+    "lfi-resnet18": "mini-lfi",
+    "abn-resnet18": "mini-abn",
     "resnet50": "mini-resnet",
     "resnet101": "mini-resnet",
 }
