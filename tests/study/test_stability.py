@@ -95,6 +95,12 @@ def test_two_points_behind_at_most():
     assert found["mini-lfi, two points behind at most"].tolist() == ["yes", "no", "yes", "yes", "yes"] and found["trained"].tolist() == list(stability.CONFIGURATIONS)
 
 
+def test_the_table_of_a_measure():
+    _, found = rows((0.9, 0.9, 0.9))
+    table = stability.shown(tables.summary(found).assign(hyper="{}"), "stability-iou")
+    assert list(table) == ["two trainings", "chance", "above chance"] and table.index.tolist() == ["lfi-cam", "grad-cam"]
+
+
 def test_sentences_follow_the_rows():
     def summary(value):
         rows = [("mini-lfi", "lfi-cam", f"stability-iou{end}", value + n / 10) for n, end in enumerate(("", "-chance", "-above-chance"))]
@@ -115,7 +121,10 @@ def test_the_case_that_is_shown():
 
 def test_table_1_is_what_is_built_but_for_the_stride():
     found = lfi_cam.layout()
-    assert len(found) == 40 and set(found[found["same"] == "no"]["what"]) == {"stride"} and (found["same"] == "no").sum() == 4
+    assert set(found[found["same"] == "no"]["what"]) == {"stride"} and (found["same"] == "no").sum() == 1
+    by = found.set_index(["layer", "what"])["ours"]
+    layers = "convolution 1, convolution 2, convolution 3, convolution 4"
+    assert by[layers, "kernel size"] == 3 and by[layers, "stride"] == by[layers, "padding"] == 1 and by[f"{layers}, pooling and softmax", "input channels"] == 2048
     narrow = lfi_cam.layout("lfi-resnet18")
     assert (narrow[narrow["what"].str.contains("channels")]["same"] == "no").all()
 

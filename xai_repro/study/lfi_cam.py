@@ -14,6 +14,7 @@ from xai_repro.study.stability import configured
 PAPER = "lfi_cam"
 NETWORKS = ("lfi-resnet18", "abn-resnet18", "lfi-resnet50", "abn-resnet50", "lfi-resnext50_32x4d", "abn-resnext50_32x4d", "lfi-densenet121", "abn-densenet121")
 LAST = "backbone.layer4"  # whose output is weighted
+SHORT = {"mean features, trained without FIN": "without FIN", "mean feature map": "with FIN", "mean features, attended": "attended"}  # labels in the figure
 FIGURE_1 = {  # its columns, by network: {label: method for `evaluate`}
     "mini-basic": {"mean features, trained without FIN": ("mean-features", {})},
     "mini-lfi": {"mean feature map": ("mean-features", {"layer": LAST}), "lfi-cam": "lfi-cam", "mean features, attended": ("mean-features", {"layer": "attended"})},
@@ -41,7 +42,9 @@ def layout(name="lfi-resnet50", side=224, classes=1000):
         rows += _beside(cells[cells["row"] == f"CONV Layer / {number}"], f"convolution {number}", ours)
     before = sizes[-1][1]
     ours = {"input-height-divisor": side / before.shape[2], "input-width-divisor": side / before.shape[3], "input-channels": before.shape[1], "output-channels": shape.shape[1]}
-    return pd.DataFrame(rows + list(_beside(cells[cells["row"] == "Output Layer"], "pooling and softmax", ours)))
+    found = pd.DataFrame(rows + list(_beside(cells[cells["row"] == "Output Layer"], "pooling and softmax", ours)))
+    alike = found.groupby([column for column in found if column != "layer"], sort=False)["layer"].agg(lambda layers: ", ".join(dict.fromkeys(layers)))
+    return alike.reset_index()[list(found)]  # what several layers share is said once
 
 
 def _beside(cells, layer, ours):
@@ -68,7 +71,7 @@ def figure_1(samples, data="mini-birds"):
         network = configured(model, data)["usual"]
         for label, asked in columns.items():
             name, hyper = (asked, {}) if isinstance(asked, str) else asked
-            maps[label] = explain(network, x.to(device_of(network)), None, name, **hyper).cpu()
+            maps[SHORT.get(label, label)] = explain(network, x.to(device_of(network)), None, name, **hyper).cpu()
     return x, maps
 
 

@@ -12,7 +12,7 @@ from xai_repro.metrics.similarity import overlap, overlap_of_rows, spearman, ssi
 from xai_repro.models import load_model, train, trainings
 from xai_repro.models.reading import read_facts
 from xai_repro.models.zoo import SHIPPED
-from xai_repro.study import plots
+from xai_repro.study import plots, tables
 from xai_repro.study.asked import device_of
 from xai_repro.study.evaluate import evaluate
 from xai_repro.study.resampling import both
@@ -135,6 +135,13 @@ def stability(maps, samples, accuracy, model, data="mini-birds"):
 def _next_of_another_class(samples, n):
     after = [*range(n + 1, len(samples)), *range(n)]
     return next((k for k in after if samples[k].labels != samples[n].labels), n)
+
+
+def shown(summary, metric):
+    """A measure as a page shows it: a row for each network and method; the measure, what chance gives, and how much it is above that."""
+    names = {metric: "two trainings", f"{metric}-{CHANCE}": "chance", f"{metric}-{ABOVE}": "above chance"}
+    part = summary[summary["metric"].isin(names)]
+    return tables.by_method(part.assign(metric=part["metric"].map(names)), percent=False, bold="{}").drop(columns="map")
 
 
 def said(summary, metric="stability-iou"):
