@@ -105,7 +105,7 @@ def test_interrupted_metrics(name):
         strips = torch.stack([truth & (torch.arange(16) % 4 == n) for n in range(4)], 1)
         truth = torch.where(strips, torch.tensor([1.5, 0.5, 2.0, -1.0])[:, None, None], torch.nan)
     maps = xr.coefficients(model, x, Y, "grad-cam", layer="features.4") if info.maps == "coefficients" else xr.normalize(x[:, 0])
-    settings = hyper(name, TOYS["vgg"], xr.metric_info)
+    settings = hyper(name, TOYS["vgg"], xr.metric_info) | ({"others": maps.flip(-1)} if name == "stability-iou" else {})
     withstands(name, model, lambda: xr.score(name, model, x, Y, maps, truth if info.truth else None, **settings))
 
 

@@ -152,9 +152,9 @@ def train(
     from xai_repro.models import train as train_model
     from xai_repro.models import train_protocol
     from xai_repro.models.recipes import RECIPES
-    from xai_repro.models.zoo import EMBEDDED
+    from xai_repro.models.zoo import EMBEDDED, TRAINED
 
-    if root is None and (data in RECIPES or model not in EMBEDDED):
+    if root is None and (data in RECIPES or model in TRAINED):
         raise ValueError(f"{model} on {data}: real data is needed with --root FOLDER, {', '.join(RECIPES)}; without it one of {', '.join(EMBEDDED)} is trained on drawn data")
     if root is None and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(f"{model} is trained by one process; torchrun is for real data, with --root")

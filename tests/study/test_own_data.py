@@ -300,10 +300,10 @@ def test_of_embedded_data_it_stands_in_the_table_only(capsys):
 
 
 def test_the_real_profile_says_how_many_images_and_masks(capsys, monkeypatch):
-    """The case that was silent: 50 of 150 images, 200 masks in place of 4,000."""
+    """The case that was silent: 24 of 150 images, 200 masks in place of 4,000."""
     monkeypatch.setattr(evaluation, "run", lambda job, *_: {
         (method, metric): evaluation.shards.table_of(job, Single(), images.Block(["x"], [0], [True], [False]), method, metric, [0.0], ["ok"], 0.0, {"empty": [False], "negative": [False]})
         for method, wanted, _ in job.todo for metric, _ in wanted
     })  # fmt: skip
     evaluate({"mine": Single()}, {"my data": Pairs(*[(torch.zeros(3, 2, 2), 0)] * 150)}, ["rise", "grad-cam"], "average-drop")
-    assert "50 of 150 images of 'my data' (limit=150 takes all); rise with masks=200 in place of 4000" in capsys.readouterr().out
+    assert "24 of 150 images of 'my data' (limit=150 takes all); rise with masks=200 in place of 4000" in capsys.readouterr().out
