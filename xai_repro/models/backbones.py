@@ -100,9 +100,9 @@ def _se_resnet(block, blocks, classes):
 # -- for 32 pixels: three stages, no pooling before the last ------------------------------------------------------------------
 
 
-def small_resnet(block, blocks, classes, planes=(16, 32, 64), groups=1, first=None):
+def small_resnet(block, blocks, classes, planes=(16, 32, 64), groups=1):
     net = shell(ResNet, block, [1, 1, 1, 1], groups=groups)
-    net.inplanes = first or planes[0]
+    net.inplanes = planes[0]
     net.conv1, net.bn1, net.maxpool = nn.Conv2d(3, net.inplanes, 3, padding=1, bias=False), nn.BatchNorm2d(net.inplanes), nn.Identity()
     for n, (wide, stride) in enumerate(zip(planes, (1, 2, 2)), 1):
         setattr(net, f"layer{n}", net._make_layer(block, wide, blocks, stride=stride))

@@ -53,14 +53,14 @@ def train_protocol(model, data, root, *, out=None, seed=0, epochs=None, batch=No
     plan = replace(plan, **{name: positive(name, value) for name, value in (("rate", rate), ("decay", decay)) if value is not None})
     out = target(out or f"{model}--{data}-{seed}.safetensors")
     with processes(device) as (rank, world, device):
-        shown, held, tested = _images(plan, root, download)
+        shown, held, tested = _images(plan, root, download, rank, world)
         classes = tuple(tested.classes)
         named = f"{out.stem}-{model}-{data}-{len(shown)}-{world}-{seed}-{plan.epochs}-{plan.batch}-{plan.rate:g}-{plan.decay:g}.part"
         net = build(model, len(classes), seed).to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(net.parameters(), plan.rate, plan.momentum, weight_decay=plan.decay)
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, plan.milestones)
-        best, state = Best(net), {"net": net, "optimizer": optimizer, "schedule": schedule}
-        state["best"] = best
+        best = Best(net)
+        state = {"net": net, "optimizer": optimizer, "schedule": schedule, "best": best}
         checkpoint = out.with_name(named)
         begun = resume(checkpoint, state)
         heads = Heads(net)
@@ -148,13 +148,13 @@ def processes(device="auto"):
         distributed.destroy_process_group()
 
 
-def _images(plan, root, download):
+def _images(plan, root, download, rank=0, world=1):
     """The images to learn from, those held out, both from the training images, and the test images."""
-    if download and int(os.environ.get("RANK", 0)) > 0:
+    if download and rank > 0:
         distributed.barrier()  # the first process fetches
     moved, still = (plan.open(root, True, plan.transform(train), download) for train in (True, False))
     tested = plan.open(root, False, plan.transform(False), download)
-    if download and int(os.environ.get("WORLD_SIZE", 1)) > 1 and int(os.environ["RANK"]) == 0:
+    if download and world > 1 and rank == 0:
         distributed.barrier()
     if list(moved.classes) != list(tested.classes):
         odd = sorted(set(moved.classes) ^ set(tested.classes))
@@ -172,7 +172,7 @@ def _loader(data, batch, seed=None, *, workers, rank, world):
         rows = rows[: max(world, len(rows) // world * world)]  # so that all processes take as many steps
     generator.manual_seed((0 if seed is None else seed) * world + rank)  # each process moves its images in its own way
     workers = min(workers, -(-len(rows) // batch))
-    return DataLoader(Subset(data, rows[rank::world].tolist()), batch, num_workers=workers, generator=generator, persistent_workers=False)
+    return DataLoader(Subset(data, rows[rank::world].tolist()), batch, num_workers=workers, generator=generator)
 
 
 def _epoch(heads, batches, optimizer, device, seed):

@@ -10,6 +10,7 @@ from torchvision import transforms as T
 from xai_repro.errors import short, unknown
 
 CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and standard deviation, also for STL-10, as released
+SMALLEST = 32  # pixels: the side of CIFAR's images, which are not cut for tests
 IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,11 +34,16 @@ class Recipe:
 
     def transform(self, train):
         """PIL image -> tensor [3,side,side]: cropped and mirrored at random for training, as a whole or its middle for tests."""
-        if self.side <= 32:
-            moved = [T.RandomCrop(self.side, padding=self.side // 8), T.RandomHorizontalFlip()] if train else [T.Resize(self.side), T.CenterCrop(self.side)]
-        else:
-            moved = [T.RandomResizedCrop(self.side), T.RandomHorizontalFlip()] if train else [T.Resize(round(self.side * 256 / 224)), T.CenterCrop(self.side)]
-        return T.Compose([*moved, T.ToTensor(), T.Normalize(*self.colours)])
+        if not train:
+            return for_tests(self.side, self.colours)
+        moved = T.RandomCrop(self.side, padding=self.side // 8) if self.side <= SMALLEST else T.RandomResizedCrop(self.side)
+        return T.Compose([moved, T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(*self.colours)])
+
+
+def for_tests(side, colours):
+    """PIL image -> tensor [3,side,side]: as a whole for small sides, otherwise its middle."""
+    larger = side if side <= SMALLEST else round(side * 256 / 224)
+    return T.Compose([T.Resize(larger), T.CenterCrop(side), T.ToTensor(), T.Normalize(*colours)])
 
 
 def _cifar100(root, train, transform, download):

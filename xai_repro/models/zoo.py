@@ -18,6 +18,7 @@ from xai_repro.errors import short, unknown
 from xai_repro.models.attention import ABN, KINDS, LFICAM
 from xai_repro.models.backbones import BACKBONES, initialise, mini_basic, shell, SMALL, stem
 from xai_repro.models.reading import fill, read_classes, read_facts, read_weights
+from xai_repro.models.recipes import for_tests, IMAGENET_COLOURS
 
 SHIPPED = Path(__file__).parent / "weights"
 INPUT_SIZE = 96
@@ -67,7 +68,6 @@ def mini_abn(classes):
 EMBEDDED = {"mini-vgg": mini_vgg, "mini-resnet": mini_resnet, "mini-basic": mini_basic, "mini-lfi": mini_lfi, "mini-abn": mini_abn}
 TRAINED = {f"{kind}-{name}": (kind, name) for kind in KINDS for name in BACKBONES} | {name: (None, name) for name in BACKBONES}  # full-size ones that `train_protocol` knows
 OURS = [name for name in TRAINED if "-" in name]  # and torchvision lacks
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR, IMAGENET = (32, 100), (224, 1000)  # pixels, and classes where no weights say otherwise
 
 
@@ -172,8 +172,7 @@ def _load_ours(name, weights):
 
 def _normalised(model, facts):
     """The model with the mean and standard deviation of the colours [3] that its images are brought to."""
-    usual = (IMAGENET_MEAN, IMAGENET_STD)
-    model.mean, model.std = (tuple(json.loads(facts[key])) if key in facts else one for key, one in zip(("mean", "std"), usual))
+    model.mean, model.std = (tuple(json.loads(facts[key])) if key in facts else one for key, one in zip(("mean", "std"), IMAGENET_COLOURS))
     return model
 
 
@@ -261,9 +260,7 @@ def transform(model):
     if getattr(model, "name", None) not in model_names():
         raise ValueError("only models from load_model have a default transform; pass transform=... for others")
     if hasattr(model, "mean"):
-        side = model.input_size
-        larger = side if side <= CIFAR[0] else round(side * 256 / 224)
-        return T.Compose([T.Resize(larger), T.CenterCrop(side), T.ToTensor(), T.Normalize(model.mean, model.std)])
+        return for_tests(model.input_size, (model.mean, model.std))
     if model.name in EMBEDDED:
         return T.Compose([T.Resize(INPUT_SIZE), T.CenterCrop(INPUT_SIZE), T.ToTensor(), T.Normalize(MEAN, STD)])
     return _published(model.name).transforms()

@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urljoin
 
-
 from xai_repro.errors import short, unknown, whole_number
 from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, turn, writable
 

@@ -16,6 +16,7 @@ from xai_repro.published import published
 from xai_repro.study import plots
 from xai_repro.study.asked import device_of
 from xai_repro.study.fitting import busy, fit_clam
+from xai_repro.study.known_truth import DATA, MODELS
 
 PAPER = "clam"
 BASES = ("lrp", "clrp", "sglrp")
@@ -39,7 +40,7 @@ def networks(settings):
 
 def known(settings):
     """The settings of a profile, on drawn birds and the two small networks in place of other data: what needs to know the parts."""
-    return settings if settings["datasets"][0] == "mini-birds" else settings | {"models": ["mini-vgg", "mini-resnet"], "datasets": ["mini-birds"]}
+    return settings if settings["datasets"][0] == DATA else settings | {"models": list(MODELS), "datasets": [DATA]}
 
 
 def fitted(models, settings, results, bases=BASES):

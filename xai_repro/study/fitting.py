@@ -114,10 +114,10 @@ def _fit(net, samples, part, wanted, classes, base, facts, numbers, negatives, n
             generator = torch.Generator().manual_seed(crc32(f"{numbers['seed']} {spec.name}".encode()))
             found = way.down_to(spec.name, partial(_patches, spec=spec, negatives=negatives, generator=generator))
             if spec.name not in learnt:
-                patches, others = (torch.cat(some) for some in zip(*found))
+                patches, *others = (torch.cat(some) for some in zip(*found))
                 beta = LOWER_BETA if isinstance(getattr(net, "features", None), nn.Sequential) and number >= len(wanted) - LOW else BETA
                 options = {name: numbers[name] for name in ("epochs", "patience", "batch")} | {"normaliser": normaliser, "device": device}
-                one = learn(patches, others, y, spec, classes, generator, beta, **options)
+                one = learn(patches, others[0] if others else patches, y, spec, classes, generator, beta, **options)
                 learnt |= unpacked(packed({spec.name: one}), device)  # rounded as after reading, so that who goes on from a file sees the same
                 with whole(part) as temporary:
                     Path(temporary).write_bytes(save(packed(learnt), facts))
@@ -212,11 +212,11 @@ def refined_by_own_patches(A, R, y, cla, mask):
 
 
 def _patches(A, R, spec, negatives, generator):
-    """The patches of most relevance R among features A [B,K,H,W], and those of the negatives, [B,N,K,p,p] both."""
+    """The patches of most relevance R among features A [B,K,H,W], and those of the negatives where they are others, [B,N,K,p,p] both."""
     corners = top_places(R, spec.p, spec.number)
     patches = cut(A, corners, spec.p)
     if negatives == "patch":
-        return patches, patches
+        return (patches,)
     places = [torch.randint(size - spec.p + 1, corners.shape[:2], generator=generator) for size in A.shape[-2:]]
     return patches, cut(A, torch.stack(places, 2), spec.p)
 

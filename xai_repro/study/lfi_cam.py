@@ -66,21 +66,22 @@ def sizes(names=NETWORKS):
 
 def figure_1(samples, data="mini-birds"):
     """The columns of figure 1 for some images, each for its top-1: (x [B,3,H,W], {column: M [B,H,W]})."""
-    x, maps = torch.stack([one.image for one in samples]), {}
-    for model, columns in FIGURE_1.items():
-        network = configured(model, data)["usual"]
-        for label, asked in columns.items():
-            name, hyper = (asked, {}) if isinstance(asked, str) else asked
-            maps[SHORT.get(label, label)] = explain(network, x.to(device_of(network)), None, name, **hyper).cpu()
-    return x, maps
+    x, models = torch.stack([one.image for one in samples]), {model: configured(model, data)["usual"] for model in FIGURE_1}
+    return x, {SHORT.get(label, label): one for label, one in _maps(models, x, None, FIGURE_1).items()}
 
 
 def panel(models, samples, asked):
     """Images and their maps by methods on several networks, each for its own class: {label: method} by network, {label: module}."""
-    x, y, maps = torch.stack([one.image for one in samples]), torch.tensor([one.labels[0] for one in samples]), {}
+    x, y = torch.stack([one.image for one in samples]), torch.tensor([one.labels[0] for one in samples])
+    return plots.panel(x, _maps(models, x, y, asked))
+
+
+def _maps(models, x, y, asked):
+    """{label: M [B,H,W]} on the CPU, of methods {label: method} by network."""
+    maps = {}
     for model, methods in asked.items():
+        device = device_of(models[model])
         for label, one in methods.items():
             name, hyper = (one, {}) if isinstance(one, str) else one
-            device = device_of(models[model])
-            maps[label] = explain(models[model], x.to(device), y.to(device), name, **hyper).cpu()
-    return plots.panel(x, maps)
+            maps[label] = explain(models[model], x.to(device), None if y is None else y.to(device), name, **hyper).cpu()
+    return maps
