@@ -14,7 +14,7 @@ PYTHON ?= python3
 
 help:  ## this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PROFILE=smoke|mini|paper chooses the size (now $(PROFILE))"
+	@echo "  PROFILE=smoke|mini|photos|paper chooses the size (now $(PROFILE))"
 
 env: $(STAMP)  ## the environment in .venv, as locked
 

@@ -84,8 +84,8 @@ def chosen(every, wanted):
 
 
 def copied(folder):
-    """The package, its tests and their settings in a folder, without compiled files, and none are written: one of a mutant could be taken for the original's."""
-    for name in ("xai_repro", "tests"):
+    """The package, its tests, their settings and the scripts in a folder, without compiled files, and none are written: one of a mutant could be taken for the original's."""
+    for name in ("xai_repro", "tests", "data_scripts"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder

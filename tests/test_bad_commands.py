@@ -74,7 +74,8 @@ def told(words, said):
 
 
 def explain(*words, photo="photo.png", methods="gradient"):
-    return ["explain", photo, "--weights", "random", "--methods", methods, *words]
+    model = [] if "--model" in words else ["--model", "mini-vgg"]
+    return ["explain", photo, "--weights", "random", "--methods", methods, *model, *words]
 
 
 def fit(*words):
@@ -122,7 +123,7 @@ COMMANDS = [
     (fit("--out", "net.pth"), "does not end in .safetensors"), (fit("--out", "file/a.safetensors"), "file is a file"), (fit("--device", "gpu"), "unknown device 'gpu'"),
     (["examples"], "Missing argument 'PHOTO'"), (["examples", "nowhere.png"], "no image nowhere.png"), (examples("--out", "panel.bmp"), "'.bmp'"), (examples("--out", "photo.png"), "written over the photo"), (examples("--out", "folder.png"), "folder.png is a folder"), (examples("--base", ""), "unknown base of CLAM ''"),
     (examples("--layers", "all"), "unknown layers of CLAM 'all'"), (examples("--attributes", "nowhere"), "no attributes file or folder nowhere"), (examples("--attributes", "photo.png"), "not a whole .safetensors file"), (examples("--images", "0"), "images is 0"), (examples("--images", "few"), "a valid integer"),
-    (examples("--data", "imagenet"), "not yet available"), (examples("--class", "999"), "class 999 does not exist"), (examples("--class", ""), "the class is empty"), (examples("--weights", "random"), "needs attributes that were fitted to this network"), (examples("--model", "alexnet", "--weights", "nowhere.safetensors"), "no weights file"),
+    (examples("--data", "imagenet"), "unknown split of imagenet 'train'"), (examples("--class", "999"), "class 999 does not exist"), (examples("--class", ""), "the class is empty"), (examples("--weights", "random"), "needs attributes that were fitted to this network"), (examples("--model", "alexnet", "--weights", "nowhere.safetensors"), "no weights file"),
     (examples("--device", "gpu"), "unknown device 'gpu'"),
     (["train", "--out", "file/net.safetensors"], "file is a file"), (["train", "--device", "gpu"], "unknown device 'gpu'"), (["doctor", "--deep"], "No such option: --deep"),
 ]  # fmt: skip

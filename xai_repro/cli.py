@@ -53,7 +53,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 Setting = Annotated[
     Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be given several times.")
 ]
-Profile = Annotated[str, typer.Option(help="smoke, mini or paper.")]
+Profile = Annotated[str, typer.Option(help="smoke, mini, photos or paper.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Data = Annotated[str, typer.Option(help="Training images: mini-birds.")]
@@ -83,9 +83,9 @@ def methods(pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 
 @app.command()
 def explain(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Photos, of any size.")],
-    model: Annotated[str, typer.Option(help="mini-vgg, mini-resnet, or a torchvision name such as vgg16.")] = "mini-vgg",
+    model: Annotated[str, typer.Option(help="efficientnet-lite0, a torchvision name such as vgg16, timm/NAME, or mini-vgg.")] = "efficientnet-lite0",
     weights: Annotated[
-        Optional[str], typer.Option(help="mini-birds, mini-scenes, imagenet, random, or a .safetensors file.")
+        Optional[str], typer.Option(help="imagenet, random, mini-birds, mini-scenes, or a .safetensors file; by default the trained ones.")
     ] = None,
     methods: Annotated[str, typer.Option(help="Names, separated by commas.")] = "grad-cam,lift-cam,gradient",
     layer: Annotated[Optional[str], typer.Option(help="Layer of the CAM methods; by default the last convolutional one.")] = None,
@@ -111,13 +111,28 @@ def run(
     profile: Profile = "mini",
     results: Results = Path("results"),
     jobs: Annotated[Optional[int], typer.Option(help="Notebooks at a time; by default as many as there are cores.")] = None,
+    scheduler: Annotated[Optional[str], typer.Option(metavar="ADDRESS", help="Of a Dask cluster that computes, tcp://HOST:PORT; by default what XAI_REPRO_SCHEDULER says.")] = None,
     set_: Setting = None,
 ):
     """Run the notebooks that are not current."""
     from xai_repro.site.driver import run as run_notebooks
 
-    if not run_notebooks(notebooks or None, profile, _settings(set_), results, jobs):
+    if not run_notebooks(notebooks or None, profile, _settings(set_), results, jobs, scheduler=scheduler):
         raise typer.Exit(1)
+
+
+@app.command()
+def estimate(
+    profile: Annotated[str, typer.Option(help="smoke, mini, photos or paper.")] = "paper",
+    rate: Annotated[float, typer.Option(help="TFLOP/s that a GPU sustains in float32.")] = 20.0,
+):
+    """Say what the papers' notebooks would cost: forward passes, arithmetic, hours on one GPU."""
+    from xai_repro.study.estimate import by_paper, estimate
+
+    table = estimate(profile, rate)
+    for part in (table, by_paper(table)):
+        typer.echo(part.to_string(index=False, float_format=lambda number: f"{number:,.2f}") + "\n")
+    typer.echo(f"assumed: {table.attrs['assumed']}")
 
 
 @app.command()
@@ -145,15 +160,20 @@ def train(
     root: Annotated[Optional[Path], typer.Option(help="The folder where real data is.")] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch real data that is not there.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that read real images.")] = 4,
+    head: Annotated[bool, typer.Option("--head", help="Only a new last layer, on any network with its own weights frozen: --model resnet50 --data cub.")] = False,
     out: Annotated[Optional[Path], typer.Option(help="The .safetensors file to write.")] = None,
     device: Device = "auto",
 ):
-    """Train a model and print how good it is: an embedded one on drawn data, or one of the papers' on real data (several GPUs: under torchrun)."""
+    """Train a model and print how good it is: an embedded one on drawn data, one of the papers' on real data (several GPUs: under torchrun), or a new head."""
     from xai_repro.models import train as train_model
-    from xai_repro.models import train_protocol
+    from xai_repro.models import train_head, train_protocol
     from xai_repro.models.recipes import RECIPES
     from xai_repro.models.zoo import EMBEDDED, TRAINED
 
+    if head:
+        given = dict(root=root, epochs=epochs, seed=seed, batch=batch, rate=rate, decay=decay, out=out, workers=workers, device=device)
+        found = train_head(model, data, **{name: value for name, value in given.items() if value is not None})
+        return _tell(found)
     if root is None and (data in RECIPES or model in TRAINED):
         raise ValueError(f"{model} on {data}: real data is needed with --root FOLDER, {', '.join(RECIPES)}; without it one of {', '.join(EMBEDDED)} is trained on drawn data")
     if root is None and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -165,8 +185,12 @@ def train(
     else:
         found = train_protocol(model, data, root, workers=workers, download=download, **options)
     if os.environ.get("RANK", "0") == "0":  # of several processes the first one speaks
-        for name, value in found.items():
-            typer.echo(f"{name}: {value}")
+        _tell(found)
+
+
+def _tell(found):
+    for name, value in found.items():
+        typer.echo(f"{name}: {value}")
 
 
 @app.command()

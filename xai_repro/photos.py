@@ -91,7 +91,7 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     y = logits.argmax(1).clone() if target is None else torch.full((len(x),), _class_number(target, names), device=place)
     maps = {info.name: xr.explain(net, x, y, method=info.name, **_given(info, layer, hyper)).cpu() for info in infos}
     titles = [f"{_shown(Path(path).stem, 20)}\n{names[c]}" for path, c in zip(paths, y.tolist())]
-    figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed])
+    figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed], view=net.view)
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
     lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, _chances(net, logits))]
@@ -114,11 +114,11 @@ def examples_of_photo(
     _check_target(target)
     import torch
 
-    from xai_repro.models.zoo import EMBEDDED
+    from xai_repro.models.zoo import weights_for
     from xai_repro.study.examples import explained
 
     samples = xr.load_data(data, "train", limit=images)
-    net = _load(model, data if weights is None and model in list(EMBEDDED) else weights, device)
+    net = _load(model, weights_for(model, data) if weights is None else weights, device)
     x = xr.transform(net)(photo)[None].to(next(net.parameters()).device)
     with torch.inference_mode():
         logits = net(x)
@@ -185,11 +185,10 @@ def _check_weights(weights):
 
 
 def _load(model, weights, device):
-    from xai_repro.models.zoo import EMBEDDED
+    from xai_repro.models.zoo import weights_for
 
-    if weights is None and like("model", model, "mini-vgg") not in EMBEDDED:
-        weights = "imagenet"  # random weights explain nothing
-    return xr.load_model(model, weights=weights, device=device)
+    trained = weights_for(model, None) if weights is None and isinstance(model, str) else weights  # random ones explain nothing
+    return xr.load_model(model, weights=trained, device=device)
 
 
 def _class_number(target, names):

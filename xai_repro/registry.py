@@ -57,7 +57,7 @@ class MetricInfo:
     summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
 
-MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask", "parts")  # what a metric may take
+MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask", "near", "parts")  # what a metric may take
 _ANY = ("layer", "layers", "layout", "chunk")  # of several kinds: checked where they are used
 _METHODS: dict[str, MethodInfo] = {}
 _METRICS: dict[str, MetricInfo] = {}
@@ -123,7 +123,8 @@ def method(name, *, family, cite, needs="", signed=False, lift=None, files=None)
 def metric(name, *, higher_is_better, cite, maps="unit", truth=None):
     """Register a function `(model, x, y, maps, truth, *, ...) -> [B]` under a name as a metric.
 
-    maps: what it takes, "unit" (maps in [0,1]), "raw" (as the method gives them) or "coefficients"; truth: "box", "mask", "parts" or None.
+    maps: what it takes, "unit" (maps in [0,1]), "raw" (as the method gives them) or "coefficients"; truth: "box", "mask", "near" (within 15 pixels of the
+    photograph), "parts" or None.
     Raises the errors of `method`, and UnknownName for other maps or truth.
     """
 

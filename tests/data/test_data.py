@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from xai_repro.data import birds, data_names, denormalize, load_data, Sample
+from xai_repro.data import birds, denormalize, load_data, Sample, View
+from xai_repro.data.drawn import DRAWERS
 from xai_repro.data.canvas import SUPERSAMPLING, Canvas, pose
 from xai_repro.errors import UnknownName
 
-NAMES = data_names()
+NAMES = list(DRAWERS)
 
 
 def digest(name, numbers=range(6)):
@@ -141,12 +142,12 @@ def test_lazy_sequence():
 def test_errors_name_what_is_possible():
     with pytest.raises(UnknownName, match="did you mean 'mini-birds'"):
         load_data("mini-bird")
-    with pytest.raises(UnknownName, match="not yet available in this version"):
-        load_data("voc2007")
+    with pytest.raises(FileNotFoundError, match="voc2007: no .*python data_scripts/fetch_voc2007.py"):
+        load_data("voc2007", root="nowhere")
     with pytest.raises(UnknownName, match="did you mean 'test'"):
         load_data("mini-birds", split="tets")
     with pytest.raises(TypeError, match="takes no root, transform"):
-        load_data("mini-birds", root="somewhere", transform=None)
+        load_data("mini-birds", root="somewhere", transform=View())
 
 
 @pytest.mark.parametrize("name", [["mini-birds"], None, 3, True, b"mini-birds", {}, np.array(["mini-birds", "x"])], ids=repr)

@@ -40,7 +40,7 @@ def same(one, other):
 def test_a_training_from_the_first_epoch_to_the_file(tmp_path):
     found = trained(tmp_path / "a.safetensors")
     model = load_model(NAME, tmp_path / "a.safetensors", device="cpu")
-    assert model.classes == Blots.classes and model.input_size == 32 and model.mean == recipes.CIFAR_COLOURS[0]
+    assert model.classes == Blots.classes and model.input_size == 32 and model.view.mean == recipes.CIFAR_COLOURS[0]
     assert 1 <= found["best_epoch"] <= 3 and found["n"] == 30 and found["held_out"] == 6
     assert found["accuracy"] == pytest.approx(share_of_tests(model))
     facts = read_weights(tmp_path / "a.safetensors")[1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xai_repro.data import data_names, REAL
+from xai_repro.data import data_names
 from xai_repro.errors import UnknownName
 from xai_repro.models import model_names
 from xai_repro.study import claims, profiles, records
@@ -23,7 +23,7 @@ TEXT = Path(profiles.__file__).with_name("profiles.toml").read_text()
 def test_the_profiles_are_right(name):
     settings = profiles.profile(name)
     profiles.check_names(settings)
-    assert settings["name"] == name and set(settings["models"]) <= set(model_names()) and set(settings["datasets"]) <= {*data_names(), *REAL}
+    assert settings["name"] == name and set(settings["models"]) <= set(model_names()) and set(settings["datasets"]) <= {*data_names()}
     assert {model for model, _ in settings["timing"]["settings"]} <= set(model_names())
     settings["images"]["other"] = -1  # the caller's own
     assert profiles.profile(name)["images"]["other"] > 0
@@ -65,7 +65,7 @@ def test_wrong_names_of_methods_are_refused_where_the_profile_is_used(monkeypatc
 
 @pytest.mark.parametrize("name", [None, 3, ["mini"], {"mini": 1}, "mni"])
 def test_no_profile(name):
-    with pytest.raises(UnknownName, match="possible: smoke, mini, paper"):
+    with pytest.raises(UnknownName, match="possible: smoke, mini, photos, paper"):
         profiles.profile(name)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 # ImageNet's statistics, the ones torchvision's pretrained models expect: one convention for drawn and real images.
@@ -37,6 +38,9 @@ class Sample:
     id: a name unique across data sets, such as "mini-birds/test/17".
     counterfactuals: the same picture with other shapes of the parts that decide, `xai_repro.data.counterfactuals.Counterfactuals`; None
     where there are none.
+    regions: label -> bool [H, W], its visible pixels, where objects of several classes share a pixel and one `mask` cannot say so.
+    scale: pixels of `image` for a pixel of the photograph that it was made from, (across, down).
+    hard: the labels that TorchRay's rule calls difficult, where they are known from the annotation of the whole photograph; None: from the boxes.
     """
 
     image: Tensor
@@ -46,6 +50,9 @@ class Sample:
     parts: dict[str, Tensor] = field(default_factory=dict)
     id: str = ""
     counterfactuals: object | None = None
+    regions: dict[int, Tensor] = field(default_factory=dict)
+    scale: tuple[float, float] = (1.0, 1.0)
+    hard: frozenset[int] | None = None
 
     def __post_init__(self):
         if self.boxes is None:
@@ -55,7 +62,21 @@ class Sample:
 
     def truth(self, label=None):
         """Visible pixels of a class (default: the first label), bool [H, W]; all false where it is absent."""
+        if self.regions:
+            return self.regions.get(self._label(label), torch.zeros_like(self.mask, dtype=torch.bool))
         return self.mask == self._label(label)
+
+    def near(self, label=None, pixels=15):
+        """Where less than so many pixels of the photograph lie between a place and the class (default: the first label), bool [H, W].
+
+        The class is where its pixels are annotated or, where nobody annotated any, its boxes.
+        """
+        annotated = bool(self.regions) or bool((self.mask >= 0).any())
+        seen = self.truth(label) if annotated else self.box_truth(label)
+        if not seen.any():
+            return seen
+        away = distance_transform_edt(~seen.numpy(), sampling=[1 / one for one in reversed(self.scale)])
+        return torch.from_numpy(away < pixels)
 
     def box_truth(self, label=None):
         """Union of the boxes of a class (default: the first label), bool [H, W]; all false where it is absent."""
@@ -67,6 +88,8 @@ class Sample:
     def is_difficult(self, label=None):
         """TorchRay's rule for a class (default: the first label): its boxes together cover less than a quarter of the
         image, and another class is present."""
+        if self.hard is not None:
+            return self._label(label) in self.hard
         x0, y0, x1, y1 = self._boxes_of(label).unbind(1)
         area = int(((x1 - x0) * (y1 - y0)).sum())
         return 4 * area < self.mask.numel() and any(other != self._label(label) for other in self.labels)

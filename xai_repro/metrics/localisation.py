@@ -34,14 +34,34 @@ def pointing_game(model, x, y, maps, truth, *, tolerance=0.03):
     """
     in_range(model, x, y)
     B, H, W = maps.shape
-    flat = maps.flatten(1)
-    index = torch.arange(H * W, device=maps.device)
-    point = torch.where(flat == flat.amax(1, keepdim=True), index, H * W).amin(1)
+    index, point = torch.arange(H * W, device=maps.device), _highest(maps)
     rows, columns = (point // W)[:, None], (point % W)[:, None]
     near = (index // W - rows) ** 2 + (index % W - columns) ** 2 < (tolerance * max(H, W)) ** 2
     near = near | (index == point[:, None])  # the point itself counts at any tolerance
     hit = (near & truth.flatten(1)).any(1).to(x.dtype)
     return hit.where(truth.any(2).any(1), torch.nan)
+
+
+@metric("pointing-game-pixels", higher_is_better=True, cite="zhang2018excitation", truth="near")
+def pointing_game_pixels(model, x, y, maps, truth):
+    """Whether the map's highest point lies less than 15 pixels of the photograph from the object, as TorchRay counts.
+
+    1[argmax M in near], near = {p : min_{q in object} |p - q| < 15}   [Gradient Hedging, section 5.2, as released]
+
+    0 or 1 per image; NaN for an image without the object. Of several highest points the first in reading order counts. truth: the pixels of `near`
+    (`Sample.near`), so that distances are measured on the photograph, whatever the network sees of it. *Deviation*: the point is the highest of the
+    network's pixels, where TorchRay first brings the map to the size of the photograph.
+    """
+    in_range(model, x, y)
+    hit = truth.flatten(1).gather(1, _highest(maps)[:, None])[:, 0].to(x.dtype)
+    return hit.where(truth.any(2).any(1), torch.nan)
+
+
+def _highest(maps):
+    """The place of the highest value of each map [B,H,W] in reading order, the first of several: [B]."""
+    flat = maps.flatten(1)
+    index = torch.arange(flat.shape[1], device=maps.device)
+    return torch.where(flat == flat.amax(1, keepdim=True), index, flat.shape[1]).amin(1)
 
 
 @metric("positive-ratio", higher_is_better=False, cite="gradient_hedging", maps="raw")

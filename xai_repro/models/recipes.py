@@ -7,11 +7,12 @@ from pathlib import Path
 from torchvision import datasets
 from torchvision import transforms as T
 
+from xai_repro.data import MEAN, STD, View
 from xai_repro.errors import short, unknown
 
 CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and standard deviation, also for STL-10, as released
 SMALLEST = 32  # pixels: the side of CIFAR's images, which are not cut for tests
-IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET_COLOURS = (MEAN, STD)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,8 @@ class Recipe:
 
 
 def for_tests(side, colours):
-    """PIL image -> tensor [3,side,side]: as a whole for small sides, otherwise its middle."""
-    larger = side if side <= SMALLEST else round(side * 256 / 224)
-    return T.Compose([T.Resize(larger), T.CenterCrop(side), T.ToTensor(), T.Normalize(*colours)])
+    """The View [3,side,side] of an image: as a whole for small sides, otherwise its middle."""
+    return View(side if side <= SMALLEST else round(side * 256 / 224), side, mean=tuple(colours[0]), std=tuple(colours[1]))
 
 
 def _cifar100(root, train, transform, download):

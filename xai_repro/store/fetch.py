@@ -4,6 +4,7 @@ Any file follows the same path: `fetch(url, name, check)` brings it, a conversio
 record beside it holds the SHA-256 of both. A peer may be slow, broken or lying: all that it sends has a limit.
 """
 
+import hashlib
 import os
 import re
 from concurrent.futures import Future
@@ -33,42 +34,55 @@ def cache_dir():
     return Path(os.environ.get("XAI_REPRO_CACHE") or pooch.os_cache("xai-repro"))
 
 
-def fetch(url, name, prefix=None, folder=None, size=None):
+def fetch(url, name, prefix=None, folder=None, size=None, md5=None):
     """Path of the verified file `name` from `url`, fetched if it is not there.
 
     prefix: first hexadecimal digits of its SHA-256, as the publisher gives them; with them, a cut-off transfer goes on
-    where it ended. size: its bytes as the publisher states them, to a thousandth. Once verified, the whole SHA-256 is
-    kept in `name`.sha256 beside the file. A file put there by hand is verified like a fetched one.
+    where it ended. size: its bytes as the publisher states them, to a thousandth. md5: its MD5, where the publisher gives
+    nothing better; it does what the prefix does. Once verified, the whole SHA-256 is kept in `name`.sha256 beside the file.
+    A file put there by hand is verified like a fetched one.
 
     Raises ValueError for a name that is no plain file name and for any other argument of a wrong kind, and for a file that is empty, a web page, or of another size
     or checksum: what was sent is dropped, what was there is set aside as `name`.bad. Raises OSError when the server
     cannot be reached, is too slow, answers with an error, or sends more or less than it says.
     """
     folder = cache_dir() if folder is None else path_of("folder", folder)
-    _check_asked(url, prefix, size)
+    _check_asked(url, prefix, size, md5)
     path, part = folder / _plain(name), folder / f"{name}.part"
     with turn(path):
-        said = {"its publisher": (prefix or "").lower(), "the record beside it": recorded(path) or ""}
+        said = _said(path, prefix)
         if path.exists():
-            if wrong := _wrong(path, name, said, size):
-                raise ValueError(f"{path} {wrong}; it was set aside as {set_aside(path)}: start again to fetch it")
+            if why := _wrong(path, name, said, size, md5):
+                raise ValueError(f"{path} {why}; it was set aside as {set_aside(path)}: start again to fetch it")
             part.unlink(missing_ok=True)
             record(path, sha256(path))
             return path
-        _download(url, part, size, checked=any(said.values()))
-        if wrong := _wrong(part, name, said, size):
+        _download(url, part, size, checked=any(said.values()) or md5 is not None)
+        if why := _wrong(part, name, said, size, md5):
             part.unlink()
-            raise ValueError(f"{name} as {url} sent it {wrong}; it was dropped")
+            raise ValueError(f"{name} as {url} sent it {why}; it was dropped")
         record(path, sha256(part))
         os.replace(part, path)  # the last step: what has the name is verified and on record
     return path
 
 
-def _check_asked(url, prefix, size):
+def wrong(path, prefix=None, size=None, md5=None):
+    """What speaks against a file that is there, to be said after its name; None if nothing does. Arguments as of `fetch`."""
+    return _wrong(path, path.name, _said(path, prefix), size, md5)
+
+
+def _said(path, prefix):
+    """The beginning of a file's SHA-256 by whoever says it."""
+    return {"its publisher": (prefix or "").lower(), "the record beside it": recorded(path) or ""}
+
+
+def _check_asked(url, prefix, size, md5):
     if not isinstance(url, str):
         raise ValueError(f"{short(repr(url))} is no address of a file; a text is needed")
     if prefix is not None and not (isinstance(prefix, str) and re.fullmatch("[0-9a-fA-F]{0,64}", prefix)):
         raise ValueError(f"prefix is {short(repr(prefix))}; the first hexadecimal digits of a SHA-256 are needed, at most 64")
+    if md5 is not None and not (isinstance(md5, str) and re.fullmatch("[0-9a-fA-F]{32}", md5)):
+        raise ValueError(f"md5 is {short(repr(md5))}; the 32 hexadecimal digits of an MD5 are needed")
     if size is not None:
         whole_number("size", size, most=2**60)
 
@@ -83,10 +97,10 @@ def _plain(name):
     )
 
 
-def _wrong(path, name, said, size):
+def _wrong(path, name, said, size, md5):
     """What speaks against a file, to be said after its name; None if nothing does.
 
-    said: the beginning of its SHA-256 by whoever says it; size: as the publisher states it, or None.
+    said: the beginning of its SHA-256 by whoever says it; size, md5: as the publisher states them, or None.
     """
     length, digest = path.stat().st_size, sha256(path)
     if not length:
@@ -97,7 +111,14 @@ def _wrong(path, name, said, size):
     for who, digits in said.items():
         if not digest.startswith(digits):
             return f"has SHA-256 {digest}, but {who} says {digits}"
+    if md5 and (found := _md5(path)) != md5.lower():
+        return f"has MD5 {found}, but its publisher says {md5.lower()}"
     return _other_size(length, size)
+
+
+def _md5(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _is_page(name):
@@ -299,13 +320,13 @@ def convert(original, path):
     from safetensors.torch import save_file
 
     part = Path(f"{path}.part")
-    save_file({_modern(key): value.contiguous() for key, value in _tensors(original).items()}, part)
+    save_file({_modern(key): value.contiguous() for key, value in tensors_of(original).items()}, part)
     record(path, sha256(part))
     os.replace(part, path)
     return path
 
 
-def _tensors(original):
+def tensors_of(original):
     import torch
 
     try:

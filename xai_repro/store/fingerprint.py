@@ -59,8 +59,8 @@ def of_model(model):
 
 
 def of_samples(samples):
-    """Fingerprint of a few samples: pixels, labels, boxes, masks, parts and names."""
-    fields = ("image", "labels", "boxes", "mask", "parts", "id")
+    """Fingerprint of a few samples: pixels, annotation and names."""
+    fields = ("image", "labels", "boxes", "mask", "parts", "id", "regions", "scale", "hard")
     return _Code().described([[getattr(sample, field, None) for field in fields] for sample in samples])
 
 

@@ -7,12 +7,13 @@ from numbers import Integral, Real
 
 import torch
 
-from xai_repro.data import data_names, load_data
+from xai_repro.data import load_data, Photos
+from xai_repro.data.drawn import DRAWERS
 from xai_repro.errors import short, UnknownName
-from xai_repro.explain import classes_of
+from xai_repro.explain import classes_of, coefficients
 from xai_repro.methods.clam_layers import CHOICES
 from xai_repro.models import load_model, trainings
-from xai_repro.models.zoo import EMBEDDED
+from xai_repro.models.zoo import EMBEDDED, weights_for
 from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
 
@@ -169,22 +170,40 @@ def loader():
 
 
 def the_model(model, data, device, load=None, run=0):
-    """The module for a name: embedded models with the weights of a run for the embedded data set, torchvision's with ImageNet's."""
+    """The module for a name: embedded models with the weights of a run for the embedded data set, others with ImageNet's, TorchRay's with their own."""
     if not isinstance(model, str):
         return model
     dataset = _embedded(data)
-    weights = (dataset and f"{dataset}-{run}" if run else dataset) if model in EMBEDDED else "imagenet"
-    return (load or load_model)(model, weights=weights, device=device)
+    return (load or load_model)(model, weights=weights_for(model, dataset and f"{dataset}-{run}" if run else dataset), device=device)
 
 
 def _embedded(data):
     """The name of an embedded data set, None for any other."""
     name = data if isinstance(data, str) else getattr(data, "name", "")
-    return name if isinstance(name, str) and name in data_names() else None
+    return name if isinstance(name, str) and name in DRAWERS else None
 
 
-def the_data(data):
-    return load_data(data) if isinstance(data, str) else data
+def the_data(data, model=None):
+    """The data set for a name; photographs as the model sees them, where it says how and they were opened for no other."""
+    data = load_data(data) if isinstance(data, str) else data
+    view = getattr(model, "view", None)
+    return data.seen_by(view) if isinstance(data, Photos) and view is not None else data
+
+
+def load_pair(model, data, limit=None, split="test", device="cpu"):
+    """(network, images): a model by name with the weights that fit a data set, and the data set's first images as this model sees them.
+
+    Raises the errors of `load_model` and `load_data`.
+    """
+    images = load_data(data, split, limit=limit)
+    network = the_model(model, images, device)
+    return network, the_data(images, network)
+
+
+def channels(model, data):
+    """How many channels the layer has that class activation maps of a model take by default."""
+    network, images = load_pair(model, data, 1)
+    return coefficients(network, images[0].image[None].to(device_of(network)), None, "mean-features").shape[1]
 
 
 # -- what fits what ---------------------------------------------------------------------------------------------------

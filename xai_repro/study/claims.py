@@ -141,7 +141,7 @@ def show(checked, path):
             "outcome": checked["outcome"].map(SIGNS),
             "claim": checked["says"],
             "place": checked["paper"] + ", " + checked["place"],
-            "estimate (95 %)": [_with_interval(*numbers) for numbers in checked[["estimate", "low", "high"]].itertuples(index=False)],
+            "estimate (95 %)": [with_interval(*numbers) for numbers in checked[["estimate", "low", "high"]].itertuples(index=False)],
             "paper's own numbers": [f"{SIGNS[one][0]} {count}" if count else "" for one, count in zip(checked["paper_outcome"], checked["paper_count"])],
             "images": checked["n"],
             "networks": checked["networks"],
@@ -160,5 +160,5 @@ def show(checked, path):
     )
 
 
-def _with_interval(estimate, low, high):
+def with_interval(estimate, low, high):
     return "" if pd.isna(estimate) else f"{estimate:.3g} ({low:.3g} to {high:.3g})"

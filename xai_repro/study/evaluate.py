@@ -53,7 +53,9 @@ def evaluate(
     results: folder of the shards. A cell (model, data set, method, metric, at most 100 images) whose shard is there
     is done; the shard's name carries a fingerprint of code, hyper-parameters, weights and images, so a change
     recomputes what depends on it and nothing else. Maps that took long to make are kept there too. None: no files.
-    scheduler: address of a Dask cluster, "tcp://..."; models and data sets then have to be names.
+    scheduler: address of a Dask cluster, "tcp://HOST:PORT"; models and data sets then have to be names. Its workers have the same software, see the folder
+    results under the same name, and resolve the device "auto" each for itself. None: the address in the environment variable XAI_REPRO_SCHEDULER, where
+    there is one and all is given by name; everything else is worked off here.
 
     Returns a DataFrame with the columns COLUMNS: run, the number of the network; value float, NaN where undefined or not applicable;
     seconds per image for the explanation; empty, whether the map has no positive value, and negative, whether it has a
@@ -62,12 +64,11 @@ def evaluate(
     rule calls the object so (`Sample.is_difficult`); status "ok", "undefined" or the reason why there is no value; target -1 for an image
     that could not be read. An image that is broken or does not fit the model costs its own rows only. Same request, same rows, same order.
     Raises UnknownName for any unknown name before anything runs, ValueError for requests that contradict themselves,
-    OSError for results that cannot be written, ConnectionError for a cluster that does not answer.
+    OSError for results that cannot be written, ConnectionError for a cluster that does not answer, RuntimeError for jobs that failed there.
     """
     settings = settings_of(profile)
     check_names(settings)
     limit, batch = None if limit is None else whole_number("limit", limit, most=10**9), whole_number("batch", batch)
-    device = str(pick_device(device))
     for name, text in (("paper", paper), ("scheduler", scheduler or "")):
         if not isinstance(text, str):
             raise ValueError(f"{name} is {short(repr(text))}; a text is needed")
@@ -76,7 +77,10 @@ def evaluate(
     check_output(output)
     models, datasets, usual = labelled_models(models), labelled_data(datasets), settings.get("hyper", {})
     methods, metrics = with_hyper(methods, "method", usual), with_hyper(metrics, "metric", usual)
-    work_off = cluster.runner(scheduler, [*models.values(), *datasets.values()]) if scheduler else None
+    scheduler, where = cluster.chosen(scheduler, [*models.values(), *datasets.values()])
+    here, device = ("cpu", cluster.device_of_workers(device)) if scheduler else [str(pick_device(device))] * 2
+    results = os.path.abspath(results) if scheduler and results is not None else results  # workers are elsewhere
+    work_off = cluster.runner(scheduler, results) if scheduler else None
     shards.forget_code()
 
     load, jobs, tables, sizes = loader(), [], {}, {}
@@ -85,14 +89,15 @@ def evaluate(
         size, whole = sizes[data_label] = size_of(samples, data_label, limit or settings["images"])
         networks = networks_of(model, data, settings.get("networks", 1))[:size]
         for number, network in enumerate(networks):
-            module = the_model(network, data, device, load, number)  # here, so that wrong names are found before anything runs
-            check_classes(module, samples, model_label, data_label)
+            module = the_model(network, data, here, load, number)  # now, so that wrong names are found before anything runs
+            seen = the_data(samples, module)
+            check_classes(module, seen, model_label, data_label)
             check_layers(module, model_label, [*methods, *metrics])
             weights = (module.fingerprint if isinstance(network, str) else fingerprint.of_model(module)) if results else ""
             weights = fingerprint.digest(weights, fingerprint.of_code(output)) if results and output else weights
             for start, stop in dealt(size, len(networks), number):
                 job = Job(network, number, data, model_label, data_label, start, stop, (), batch, device, profile, weights, "", output)
-                job, found = _planned(job, module, samples, methods, metrics, results)
+                job, found = _planned(job, module, seen, methods, metrics, results)
                 tables |= found
                 jobs += [job] if job.todo else []
     if jobs and results is not None:
@@ -101,7 +106,7 @@ def evaluate(
     if limits and not all(isinstance(data, str) for data in datasets.values()):
         print(limits)
 
-    with track(sum(job.length for job in jobs), "images explained") as step:
+    with track(sum(job.length for job in jobs), f"images explained{where}") as step:
         for job, computed in work_off(run, jobs, step) if work_off else ((job, run(job, step, load)) for job in jobs):
             for (method, metric), table in computed.items():
                 tables[job.model_label, job.data_label, job.start, method, metric] = table
@@ -194,7 +199,8 @@ def run(job, step=lambda images: None, load=None):
     once per method for all its missing metrics, the logits of the images once for all methods; what the metrics of a method share
     is forgotten with its maps.
     """
-    model, data = the_model(job.model, job.data, job.device, load, job.run), the_data(job.data)
+    model = the_model(job.model, job.data, job.device, load, job.run)
+    data = the_data(job.data, model)
     tables = {}
     with sharing(), reading(job.output):
         block = block_of(model, data, job)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import torch
 
-from xai_repro.data import Sample
+from xai_repro.data import Photos, Sample
 from xai_repro.errors import NotApplicable, short, whole_number
 from xai_repro.explain import check_images, classes_of, number_of
 from xai_repro.metrics.faithfulness import logits
@@ -53,7 +53,7 @@ def sample_of(item, classes=None):
         got = list(image.shape) if isinstance(image, torch.Tensor) else type(item if image is None else image).__name__
         raise ValueError(f"an image is a tensor [C,H,W], as the model takes it, in a Sample or in (image, label); got {got}")
     image = check_images(torch.nn.Identity(), image[None])[0]
-    known = {name: getattr(item, name, None) for name in ("boxes", "mask", "parts", "id", "counterfactuals")}
+    known = {name: getattr(item, name, None) for name in ("boxes", "mask", "parts", "id", "counterfactuals", "regions", "scale", "hard")}
     sample = Sample(image=image, labels=_labels(labels, classes), **{name: value for name, value in known.items() if value is not None})
     if sample.mask.shape != image.shape[1:] or sample.boxes.dim() != 2 or sample.boxes.shape[1] != 5:
         wanted = f"mask {list(image.shape[1:])} and boxes [N,5] are needed"
@@ -81,7 +81,12 @@ def _label(label, classes):
 
 
 def data_fingerprint(data, start, stop):
-    """Fingerprint of some images: what the data set says of itself, else their content; None where one cannot be read."""
+    """Fingerprint of some images: what the data set says of them or of itself, else their content; None where one cannot be read."""
+    if isinstance(data, Photos):
+        try:
+            return data.fingerprint_of(start, stop)
+        except (OSError, ValueError, LookupError):
+            return None
     own = getattr(data, "fingerprint", None)
     if isinstance(own, str) and own:
         return own
@@ -124,7 +129,7 @@ class Batch:
         if kind == "parts":
             return self.worth.truth
         empty = torch.zeros(self.x.shape[-2:], dtype=torch.bool)
-        area = {"box": "box_truth", "mask": "truth"}[kind]
+        area = {"box": "box_truth", "mask": "truth", "near": "near"}[kind]
         rows = [empty if c is None else getattr(s, area)(c) for s, c in zip(self.samples, self.shown)]
         return torch.stack(rows).to(self.x.device)
 

@@ -28,7 +28,7 @@ KNOWING = ("oracle", "object")  # rows that are made of the truth
 BY_PARTS = ("part-share", "part-hit", "part-correlation")
 MODELS, DATA = ("mini-vgg", "mini-resnet"), "mini-birds"  # only drawn birds know, whatever the profile
 JUDGED = ("increase-in-confidence", "confidence-gain", "average-drop", "average-drop-in-deletion", "proportion", "pointing-game", "positive-ratio")
-FEW = 12  # images that a costly method explains
+FEW = 8  # images that a costly method explains
 CURVES = ("deletion", "insertion", "overall")  # these cost most, and so are followed for some methods only, those of Collection-CAM's table 3
 FOLLOWED = ("grad-cam", "grad-cam++", ("layer-cam", {"layers": "all"}), "score-cam", "rise", "collection-cam", "random")
 

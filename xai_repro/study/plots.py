@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from xai_repro.data import denormalize
+from xai_repro.data import denormalize, View
 from xai_repro.registry import method_info
 from xai_repro.store.files import whole
 from xai_repro.study.statistics import EMPTY, higher_is_better
@@ -48,13 +48,13 @@ def styled(figure):
 
 
 @styled
-def panel(images, maps, titles=None, signed=()):
+def panel(images, maps, titles=None, signed=(), view=View()):
     """Images and their maps: one row per image, the image first, then one labelled column per method.
 
     images: [B,3,H,W] as the models take them. maps: label -> [B,H,W], raw or scaled. titles: one per row.
     signed: labels of the maps whose negative values mean evidence against the class; these are drawn in diverging
     colours, symmetric about zero. The others are drawn as heat over the grey image, from the map's least to its
-    greatest value, negative values as none.
+    greatest value, negative values as none. view: that of the model, by which its images become colours again.
     Raises ValueError for maps that do not fit the images, titles of another number, or a signed label without a map.
     """
     rows, height, width = images.shape[0], *images.shape[-2:]
@@ -67,7 +67,7 @@ def panel(images, maps, titles=None, signed=()):
         raise ValueError(f"signed names no map: {', '.join(missing)}; possible: {', '.join(maps)}")
     if not rows:
         return _nothing()
-    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    colours = view.colours(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     grey = colours @ GREY
     columns = 1 + len(maps)
     tile = max(1.0, min(1.9, WIDTH / columns))
@@ -104,12 +104,12 @@ def families(maps, most=6):
 
 
 @styled
-def strip(images, maps, signed=False):
-    """Images above, the maps of one method below: images [B,3,H,W] as the models take them, maps [B,H,W]."""
+def strip(images, maps, signed=False, view=View()):
+    """Images above, the maps of one method below: images [B,3,H,W] as the models take them, maps [B,H,W]; view: as for `panel`."""
     if not len(images):
         return _nothing()
     figure = Figure(figsize=(WIDTH, 2 * WIDTH / len(images) + 0.1), layout="constrained")
-    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    colours = view.colours(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     for column, axes in enumerate(figure.subplots(2, len(images), squeeze=False).T):
         axes[0].imshow(colours[column])
         _draw_map(axes[1], colours[column] @ GREY, maps[column], signed)
@@ -173,16 +173,16 @@ def _fitting(label, inches):
 
 
 @styled
-def boxes(images, proposed, true):
+def boxes(images, proposed, true, view=View()):
     """Images with their true boxes in white and proposed ones in colour, one row per way of proposing.
 
     images: [B,3,H,W] as the models take them. proposed: label -> a list of boxes [N,4] (x0, y0, x1, y1; half-open) per image;
-    true: such a list.
+    true: such a list. view: as for `panel`.
     """
     if not proposed or not len(images):
         return _nothing()
     figure = Figure(figsize=(WIDTH, len(proposed) * (WIDTH / len(images) + 0.3)), layout="constrained")
-    colours = denormalize(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
+    colours = view.colours(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     for number, ((label, found), axes) in enumerate(zip(proposed.items(), figure.subplots(len(proposed), len(images), squeeze=False))):
         axes[0].set_title(label, loc="left", fontsize=11)
         for axis, picture, ours, theirs in zip(axes, colours, found, true):

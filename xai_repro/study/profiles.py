@@ -1,4 +1,4 @@
-"""The profiles `smoke`, `mini` and `paper`: one file of data, one switch, checked when it is read."""
+"""The profiles `smoke`, `mini`, `photos` and `paper`: one file of data, one switch, checked when it is read."""
 
 import tomllib
 from functools import lru_cache
@@ -9,7 +9,7 @@ from xai_repro.errors import like, short, unknown, whole_number
 # What a profile has to say, by example. The models and data sets are names, which are looked up where they are loaded.
 _SHAPE = {
     "models": [""], "datasets": [""], "images": {"other": 1}, "networks": 1, "merit": 1, "gallery": 1, "runs": 1, "study": 1, "permutations": [1], "reference": 1, "early": 1,
-    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "fitted": 1, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
+    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "fitted": 1, "lacks": {}, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
 }  # fmt: skip
 
 
@@ -30,6 +30,8 @@ def profile(name):
         whole_number(f"images of {data} in profile '{name}'", number)
     for asked, hyper in settings["hyper"].items():
         like(f"hyper of {asked} in profile '{name}'", hyper, {})
+    for need, reason in settings["lacks"].items():
+        like(f"what profile '{name}' says of {need}", reason, "")
     for setting in settings["timing"]["settings"]:
         if len(setting) != 2 or not isinstance(setting[0], str):
             raise ValueError(f"profile '{name}' times {short(repr(setting))}; a model and the side of its images are needed")

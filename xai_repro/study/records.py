@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from itertools import product
 
-from xai_repro.data import data_names, REAL
+from xai_repro.data import data_names
 from xai_repro.errors import like, short, unknown, whole_number
 from xai_repro.models import model_names
 from xai_repro.published import papers, published
@@ -66,7 +66,7 @@ def _possible(paper, named):
     return {
         "method": {*methods(), *cells["method"], *headings, *named.get("labels", [])} - {""},
         "metric": {*metrics(), *cells["metric"], TIME, *named.get("metrics", [])} - {""},
-        "dataset": {*data_names(), *REAL},
+        "dataset": {*data_names()},
         "model": {*model_names(), *named.get("models", [])},
     }
 

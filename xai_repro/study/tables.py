@@ -36,6 +36,8 @@ STANDS_IN = {
     "resnet50": "mini-resnet",
     "resnet101": "mini-resnet",
 }
+# What the profile photos runs in their place; its rows come first where both are there.
+ON_PHOTOGRAPHS = {"imagenet": "imagenet-samples"} | dict.fromkeys(("vgg16", "vgg19", "resnet18", "resnet50", "resnet101"), "efficientnet-lite0")
 # Gradient Hedging's tables are of two data sets, and so both drawn ones answer to it.
 STANDS_IN_FOR = {"gradient_hedging": {"coco2014": "mini-birds"}}
 # Where a paper's table leaves the data set or model open: Collection-CAM pools ImageNet, UC Merced and CUB, and
@@ -220,8 +222,7 @@ def present(names, key, name, paper):
 
 def _candidates(key, name, paper):
     real = name or UNSAID[key]
-    stands_in = STANDS_IN | STANDS_IN_FOR.get(paper, {})
-    return [real, stands_in[real]] if real in stands_in else [real]
+    return [real, *(table[real] for table in (ON_PHOTOGRAPHS, STANDS_IN | STANDS_IN_FOR.get(paper, {})) if real in table)]
 
 
 def _not_run(cell, otherwise):

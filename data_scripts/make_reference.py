@@ -1,0 +1,37 @@
+"""Gather what the profile photos computed into reference/, which the book shows: numbers only, and how they were made.
+
+xai-repro run --profile photos && python data_scripts/make_reference.py
+"""
+
+import json
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xai_repro.store.files import whole
+from xai_repro.study.photographs import MODEL, PHOTOS, REFERENCE, rows_of
+from xai_repro.study.shards import provenance
+
+
+def main(results: Annotated[Path, typer.Option(help="Where the profile's results are.")] = Path("results/photos"), out: Annotated[Path, typer.Option(help="Folder to write.")] = REFERENCE):
+    """Write photos.parquet and photos.json."""
+    rows = rows_of(results)
+    rows = rows[rows["dataset"].eq(PHOTOS) & rows["model"].eq(MODEL)]
+    shards = [provenance(path) for path in sorted((results / "shards").glob(f"{PHOTOS}--{MODEL}--*.parquet"))]
+    facts = {
+        "model": MODEL, "data set": PHOTOS, "rows": len(rows), "photographs": int(rows["image_id"].nunique()), "methods": int(rows["method"].nunique()),
+        "weights": sorted({one["weights"] for one in shards}), "commits": sorted({one["commit"] for one in shards}), "versions": shards[-1]["versions"],
+        "device": sorted({one["device"] for one in shards}), "machine": platform.machine(),
+    }  # fmt: skip
+    out.mkdir(exist_ok=True)
+    with whole(out / "photos.parquet") as part:
+        rows.to_parquet(part, compression="zstd", index=False)
+    with whole(out / "photos.json") as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"{len(rows)} rows of {facts['photographs']} photographs: {out / 'photos.parquet'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,97 @@
+"""A real Dask cluster of processes on this machine: workers that are killed, jobs that kill, and an address where nobody is."""
+
+import os
+import signal
+import time
+from threading import Thread
+
+import pandas as pd
+import pytest
+import xai_repro as xr
+from toy_evaluation import shards, stable
+
+dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+
+# Five networks, and so five jobs of four images
+REQUEST = {"models": "mini-vgg", "datasets": "mini-birds", "methods": ["grad-cam", "gradient", ("rise", {"masks": 50})], "metrics": ["average-drop", "proportion"], "limit": 20, "device": "cpu"}
+
+
+@pytest.fixture
+def cluster():
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+        yield found
+
+
+def workers(cluster):
+    """The numbers of the processes that work."""
+    with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=20)
+        return list(client.run(os.getpid).values())
+
+
+def test_an_address_where_nobody_is():
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9 within 10 seconds: .*`dask scheduler` starts one"):
+        xr.evaluate(**REQUEST, scheduler="tcp://127.0.0.1:9")
+    assert time.monotonic() - start < 15
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed_in_the_middle(cluster, tmp_path):
+    victim, *_ = workers(cluster)
+
+    def kill():
+        while not shards(tmp_path):  # the first job is not done yet
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
+
+    Thread(target=kill, daemon=True).start()
+    frame = xr.evaluate(**REQUEST, scheduler=cluster.scheduler_address, results=tmp_path)
+    assert len(frame) == 20 * 3 * 2 and frame["run"].nunique() == 5 and (frame["status"] == "ok").all()
+    assert victim not in workers(cluster)
+    pd.testing.assert_frame_equal(stable(frame), stable(xr.evaluate(**REQUEST)))
+
+    kept = shards(tmp_path)
+    assert len(kept) == 5 * 3 * 2
+    pd.testing.assert_frame_equal(xr.evaluate(**REQUEST, results=tmp_path), frame)  # with the seconds that the workers took
+    assert shards(tmp_path) == kept
+
+
+FLAG = "XAI_REPRO_TEST_FLAG"  # names a file: the first process that makes it dies
+
+
+def fatal_once(out):
+    try:
+        open(os.environ[FLAG], "x").close()
+    except FileExistsError:
+        return out
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_worker_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(FLAG, str(tmp_path / "flag"))  # which the workers inherit
+    request = REQUEST | {"methods": "grad-cam", "output": fatal_once, "results": tmp_path}
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+            with pytest.raises(RuntimeError, match=r"of 5 jobs failed on the cluster tcp\S+; the first, mini-vgg, mini-birds, images \d+ to \d+: the workers that had it died"):
+                xr.evaluate(**request, scheduler=cluster.scheduler_address)
+            kept = shards(tmp_path)
+            assert 2 <= len(kept) < 10  # the one that killed, and the one that waited behind it, are not there
+            frame = xr.evaluate(**request, scheduler=cluster.scheduler_address)
+    assert len(frame) == 40 and kept.items() <= shards(tmp_path).items()
+    monkeypatch.delenv(FLAG)
+
+
+@pytest.mark.slow
+def test_the_scheduler_is_lost(cluster, tmp_path):
+    def close():
+        while not shards(tmp_path):
+            time.sleep(0.01)
+        cluster.close()
+
+    Thread(target=close, daemon=True).start()
+    with pytest.raises(ConnectionError, match=r"of 5 jobs are not done"):
+        xr.evaluate(**REQUEST, scheduler=cluster.scheduler_address, results=tmp_path)
+    kept = shards(tmp_path)
+    assert kept and len(xr.evaluate(**REQUEST, results=tmp_path)) == 120 and kept.items() <= shards(tmp_path).items()
