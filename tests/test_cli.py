@@ -112,7 +112,7 @@ def test_photos_are_explained(photo, tmp_path):
     chances = [float(part.rsplit(" ", 1)[1]) for part in lines[0].split(": ", 1)[1].split(", ")]
     assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.001
     assert Image.open(out).size[0] > 200 and not list(tmp_path.glob(".*part*"))
-    assert "class 999 does not exist" in refused("explain", photo, "--methods", "grad-cam", "--class", 999, *weights())
+    assert "class 1000 does not exist" in refused("explain", photo, "--methods", "grad-cam", "--class", 1000, *weights())
     assert "layer" in refused("explain", photo, "--methods", "grad-cam", "--layer", "nowhere", *weights())
 
 

@@ -216,11 +216,12 @@ def test_difficult_is_what_the_whole_photograph_says():
     assert not sample(torch.zeros(10, 10, dtype=torch.bool), boxes=boxes, hard=frozenset()).difficult
 
 
-def test_truth_is_that_of_regions_then_of_the_mask_then_of_boxes():
+def test_truth_is_that_of_regions_then_of_the_mask_and_near_knows_boxes_too():
     boxes, mask, region = torch.tensor([[2, 0, 0, 2, 2]]), torch.full((4, 4), -1), dot(4, 4, 3, 3)
     alone = Sample(torch.zeros(3, 4, 4), (2,), boxes)
-    assert alone.truth().sum() == 4 and alone.truth()[:2, :2].all()
+    assert not alone.truth().any() and torch.equal(alone.near(pixels=1), alone.box_truth()) and alone.box_truth()[:2, :2].all()
     mask[0, 0] = 2
-    assert Sample(torch.zeros(3, 4, 4), (2,), boxes, mask).truth().sum() == 1
+    marked = Sample(torch.zeros(3, 4, 4), (2,), boxes, mask)
+    assert marked.truth().sum() == marked.near(pixels=1).sum() == 1
     both = Sample(torch.zeros(3, 4, 4), (2,), boxes, mask, regions={2: region, 7: ~region})
     assert torch.equal(both.truth(), region) and torch.equal(both.truth(7), ~region) and not both.truth(1).any()

@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 
 from xai_repro.data import View
+from xai_repro.data.readers import READERS
 from xai_repro.store.fetch import cache_dir
 
 FILES = {
@@ -19,8 +20,13 @@ VIEW = View(224, None, "bilinear", (123.68 / 255, 116.779 / 255, 103.939 / 255),
 LINEAR = {"0": "0", "2": "3", "4": "6"}  # Caffe's VGG has no dropout between its linear layers
 
 
-def data_of(name):
-    return name.split("-")[1]
+def classes_of(name):
+    """The names of the classes, in the order of the labels."""
+    if name.endswith("voc2007"):
+        return READERS["voc2007"].classes
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    return tuple(one for one in FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"] if one not in ("__background__", "N/A"))
 
 
 def build(name, classes):

@@ -13,7 +13,6 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
 from xai_repro.data import load_data, View
-from xai_repro.data.readers import READERS
 from xai_repro.data.readers.imagenet import class_names
 from xai_repro.errors import short, unknown
 from xai_repro.models import lite, timms, torchray
@@ -191,7 +190,7 @@ def _load_timm(name, weights):
 
 
 def _load_torchray(name, weights):
-    classes = READERS[torchray.data_of(name)].CLASSES
+    classes = torchray.classes_of(name)
     model = torchray.build(name, len(classes))
     if weights is None:
         path = torchray.weights_file(name)

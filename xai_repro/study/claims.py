@@ -43,10 +43,10 @@ def all(paper=None):  # noqa: A001 - reads as claims.all()
     return [copy.deepcopy(record) for record in records.of_all(TESTS) if paper in (None, record["paper"])]
 
 
-def check(df, paper=None, seed=0):
+def check(df, paper=None, seed=0, dataset=None):
     """Test the claims, of one paper or of all, on rows of `evaluate`: one row per claim.
 
-    seed: of the bootstrap; another one should change no outcome.
+    seed: of the bootstrap; another one should change no outcome. dataset: only what claims say of this data set of a paper; those that are about none or others are left out.
     Columns: id, paper, place (where the paper says so), says, outcome, estimate with its 95 % interval low to high,
     n (images, or repetitions of a measured time), networks (runs), detail, stands_in (what was run in place of the paper's data and
     models), paper_outcome and paper_count (whether the claim holds in the printed table that it names, and in how many of its
@@ -62,7 +62,12 @@ def check(df, paper=None, seed=0):
     """
     df = with_run(_once(checked_rows(df, [*_ROW, "value", "seconds", "status"])))
     cells = Cells({key: cell for key, cell in with_time(df).groupby(list(BY), sort=False)} if len(df) else {}, seed)
-    return pd.DataFrame([_checked(cells, record) for record in all(paper)], columns=COLUMNS)
+    asked = [record if dataset is None else record | {"dataset": dataset} for record in all(paper) if dataset is None or _names(record.get("dataset"), dataset)]
+    return pd.DataFrame([_checked(cells, record) for record in asked], columns=COLUMNS)
+
+
+def _names(given, name):
+    return name in (given if isinstance(given, list) else [given])
 
 
 def about_time(checked):

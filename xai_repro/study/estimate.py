@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
 from xai_repro.errors import like, NotApplicable
 from xai_repro.explain import coefficients, explain
@@ -142,10 +142,10 @@ class Counter:
 
     def __init__(self, name):
         self.model, side = _network(name)
-        self.x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        self.x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         with Unworked():
             self.y = predict(self.model, self.x).argmax(1)
-        self.forward, self.known = _flops(lambda: predict(self.model, self.x)), {}
+        self.forward, self.known = flops(lambda: predict(self.model, self.x)), {}
 
     def request(self, one):
         """What one image of a Request costs, in forward passes."""
@@ -199,7 +199,7 @@ class Counter:
     def _passes(self, function):
         try:
             with sharing():
-                return _flops(function) / self.forward
+                return flops(function) / self.forward
         except NotApplicable:
             return 0
 
@@ -240,33 +240,71 @@ def _network(name):
 # -- counting --------------------------------------------------------------------------------------------------------------
 
 
-def _flops(function):
-    with Unworked(), FlopCounterMode(display=False) as counted, warnings.catch_warnings():
+def flops(function):
+    """Floating-point operations of a call: torch's formulas for convolutions and matrix products, none of which is worked out."""
+    with Unworked() as counted, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numbers of no meaning do not add up
         function()
-    return counted.get_total_flops()
+    return counted.flops
 
 
 class Unworked(TorchDispatchMode):
-    """While active, convolutions and products of large matrices are not worked out: they give numbers of no meaning, the same at every call."""
+    """While active, nothing large is worked out: whatever takes large tensors gives others of the right shape, with numbers of no meaning."""
 
-    PRODUCTS = {getattr(torch.ops.aten, name) for name in ("convolution", "convolution_backward", "addmm", "mm", "bmm", "baddbmm")}
+    shapes = {}  # call -> what it gives, on the device meta
+    floats = torch.rand(0)  # the memory of all large tensors
 
     def __init__(self):
         super().__init__()
-        self.pattern = torch.rand(4093, generator=torch.Generator().manual_seed(2)) + 0.1
+        self.flops, self.made = 0, 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.overloadpacket is torch.ops.aten.all:  # whether numbers are what they have to be: these are not, and pass
-            return torch.ones_like(function(*args, **kwargs or {}))
-        if function.overloadpacket not in self.PRODUCTS or not any(isinstance(one, torch.Tensor) and one.numel() > LARGE for one in args):
-            return function(*args, **kwargs or {})
-        shapes = function(*tree_map(lambda one: one.to("meta") if isinstance(one, torch.Tensor) else one, args), **kwargs or {})
-        return tree_map(lambda one: self._made(one) if isinstance(one, torch.Tensor) else one, shapes)
+        found = self._called(function, args, kwargs or {})
+        if function.overloadpacket in flop_registry:
+            self.flops += flop_registry[function.overloadpacket](*args, **kwargs or {}, out_val=found)
+        return found
 
-    def _made(self, like):
-        flat = torch.empty(like.numel(), dtype=like.dtype)
-        rows, rest = divmod(len(flat), len(self.pattern))
-        flat[: len(flat) - rest].view(rows, len(self.pattern)).copy_(self.pattern)
-        flat[len(flat) - rest :].copy_(self.pattern[:rest])
-        return flat.view(like.shape)
+    def _called(self, function, args, kwargs):
+        if function.overloadpacket is torch.ops.aten.all:  # whether numbers are what they have to be: these are not, and pass
+            return torch.ones_like(function(*args, **kwargs))
+        if function.is_view or not any(map(self._large, tree_leaves((args, kwargs)))):
+            return function(*args, **kwargs)
+        if function._schema.is_mutable:  # writes into what it is given
+            return args[0]
+        if (call := (function, _described((args, kwargs)))) not in self.shapes:
+            try:
+                self.shapes[call] = function(*_on_meta(args), **_on_meta(kwargs))
+            except (NotImplementedError, RuntimeError):  # the shape itself rests on values, or the result is on another device
+                return function(*args, **kwargs)
+        found = self.shapes[call]
+        if isinstance(found, torch.Tensor) and found.dtype == torch.bool:  # what is done next may hang on signs: stand-ins are positive
+            return function(*args, **kwargs)
+        return tree_map(lambda one: self._standin(one) if isinstance(one, torch.Tensor) else one, found)
+
+    def _large(self, one):
+        """Whether something is a large tensor, or a part of one that was not worked out."""
+        return isinstance(one, torch.Tensor) and (one.numel() > LARGE or one.untyped_storage().data_ptr() == self.floats.data_ptr())
+
+    def _standin(self, like):
+        """A tensor like another: floats in (0, 1), whole numbers all zero. Large ones share their memory, each from another place on; small ones are the same every time."""
+        if not like.is_floating_point():
+            return torch.zeros(like.shape, dtype=like.dtype)
+        if len(self.floats) < like.numel() + 2**22:
+            Unworked.floats = torch.rand(2**20, generator=torch.Generator().manual_seed(0)).repeat(-(-(like.numel() + 2**22) // 2**20))
+        if like.numel() <= LARGE:
+            return self.floats[: like.numel()].to(like.dtype, copy=True).view(like.shape)
+        place, self.made = 16 * (self.made % 2**18), self.made + 1
+        return self.floats[place : place + like.numel()].view(like.shape).to(like.dtype)
+
+
+def _on_meta(values):
+    return tree_map(lambda one: one.to("meta") if isinstance(one, torch.Tensor) else one, values)
+
+
+def _described(value):
+    """What decides the shape of a result: tensors by shape and type, everything else by what it is."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_described, value))
+    return tuple((name, _described(one)) for name, one in value.items()) if isinstance(value, dict) else (type(value), value)

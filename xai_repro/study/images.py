@@ -218,7 +218,8 @@ def _add_batch(block, model, data, rows, many):
     places, samples, labels = zip(*rows)
     y = torch.tensor(labels, device=x.device) if many else found.argmax(1)
     alike = same_classes(model, data)
-    shown = [target if alike and target in sample.labels else next(iter(sample.labels), None) for sample, target in zip(samples, y.tolist())]
+    named = [next(iter((*sample.labels, *sample.regions)), None) for sample in samples]  # of a photograph without labels, what is annotated
+    shown = [target if alike and target in sample.labels else one for sample, target, one in zip(samples, y.tolist(), named)]
     predicted = _predicted(found, many).gather(1, y[:, None])[:, 0].tolist()
     for place, target, sample, label, hit in zip(places, y.tolist(), samples, shown, predicted):
         block.targets[place] = target

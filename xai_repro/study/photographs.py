@@ -16,6 +16,7 @@ from xai_repro.study.tables import rank_agreement
 
 MODEL, FREE, PHOTOS = "efficientnet-lite0", "free-photographs", "imagenet-samples"
 METRICS = ["average-drop", "increase-in-confidence", "average-drop-in-deletion"]
+SCORED = ["cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "ablation-cam", "shap-cam", "lift-cam", "lrp-cam", "excitation-backprop", "relevance-cam", "guided-backprop", "random", "center", "edges"]
 COSTLY = ["integrated-gradients", "rise", "score-cam", "smoothgrad", "xrai"]  # hundreds of forward passes
 REFERENCE = Path(__file__).parents[2] / "reference"
 DRAWN = ("mini-birds", ("mini-vgg", "mini-resnet"))
@@ -60,13 +61,13 @@ def rows_of(results):
 
 
 def outcomes(drawn, photos):
-    """The claims that both can be asked, one row each: what the printed numbers say, drawn birds, and photographs.
+    """The claims that both can be asked, one row each: what the printed numbers say, drawn birds, and photographs; of all, what they say of ImageNet.
 
     drawn, photos: rows of `evaluate`. Columns: id, paper, place, says, printed, drawn, photographs (outcomes), `drawn (95 %)` and `photographs (95 %)` (estimates with their
     intervals), n (photographs). A claim that one of the two cannot be asked is left out.
     """
-    one, other = (claims.check(rows).set_index("id") for rows in (drawn, photos))
-    both = one.join(other, rsuffix=" on photographs")
+    one, other = (claims.check(rows, dataset="imagenet").set_index("id") for rows in (drawn, photos))
+    both = one.join(other, suffixes=("", " on photographs"))
     asked = ~(both["outcome"].isin(NOT_ASKED) | both["outcome on photographs"].isin(NOT_ASKED))
     both = both[asked].reset_index()
     return pd.DataFrame({
