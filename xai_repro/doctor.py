@@ -27,6 +27,7 @@ def examine(results="results", lock="requirements.lock"):
         _home(),
         _writable("results", Path(results), "choose another folder with --results"),
         _cache(),
+        _data(),
     ]
 
 
@@ -155,3 +156,15 @@ def _cache():
     text = f"{cache_dir()}: {', '.join(have) or 'no'} ImageNet weights"
     fix = f"only needed for the papers' networks: python data_scripts/fetch_weights.py {' '.join(lack)}"
     return "weights", None if lack else True, text, fix if lack else ""
+
+
+def _data():
+    from xai_repro.data.photographs import data_folder
+    from xai_repro.data.readers import READERS
+
+    fetched = [name for name in READERS if name != "free-photographs"]  # which come with scikit-image
+    have = [name for name in fetched if data_folder(name).is_dir()]
+    lack = [name for name in fetched if name not in have]
+    text = f"{data_folder('NAME')}: {', '.join(have) or 'no'} real data sets"
+    fix = f"only needed for the profiles photos and paper: python data_scripts/fetch_NAME.py, of {', '.join(lack)}"
+    return "data", None if lack else True, text, fix if lack else ""

@@ -43,8 +43,8 @@ def test_what_is_linear_is_counted_at_two_small_values(count):
     assert count.method("integrated-gradients", {}) == pytest.approx(count.method("gradient", {}) * 50, rel=0.01)
     assert count.method("xrai", {"steps": 100}) == 2 * count.method("integrated-gradients", {"steps": 100})
     real = xr.load_model("mini-vgg", device="cpu")
-    for name, hyper in [("shap-cam", {"permutations": 30}), ("kshap-cam", {"samples": 300}), ("lime-cam", {"samples": 300})]:
-        assert count.method(name, hyper) == pytest.approx(worked(lambda: xr.explain(real, count.x, count.y, name, **hyper)) / count.forward, rel=0.01)
+    for name, hyper, near in [("shap-cam", {"permutations": 30}, 0.01), ("kshap-cam", {"samples": 300}, 0.01), ("lime-cam", {"samples": 300}, 0.05)]:
+        assert count.method(name, hyper) == pytest.approx(worked(lambda: xr.explain(real, count.x, count.y, name, **hyper)) / count.forward, rel=near)
     assert count.method("score-cam", {}) == 129  # all 128 channels, and the image
 
 

@@ -269,8 +269,8 @@ class Unworked(TorchDispatchMode):
             return torch.ones_like(function(*args, **kwargs))
         if function.is_view or not any(map(self._large, tree_leaves((args, kwargs)))):
             return function(*args, **kwargs)
-        if function._schema.is_mutable:  # writes into what it is given
-            return args[0]
+        if function._schema.is_mutable:  # writes into what it is given: not into what has no meaning
+            return args[0] if self._unworked(args[0]) else function(*args, **kwargs)
         if (call := (function, _described((args, kwargs)))) not in self.shapes:
             try:
                 self.shapes[call] = function(*_on_meta(args), **_on_meta(kwargs))
@@ -283,7 +283,10 @@ class Unworked(TorchDispatchMode):
 
     def _large(self, one):
         """Whether something is a large tensor, or a part of one that was not worked out."""
-        return isinstance(one, torch.Tensor) and (one.numel() > LARGE or one.untyped_storage().data_ptr() == self.floats.data_ptr())
+        return isinstance(one, torch.Tensor) and (one.numel() > LARGE or self._unworked(one))
+
+    def _unworked(self, one):
+        return isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() == self.floats.data_ptr()
 
     def _standin(self, like):
         """A tensor like another: floats in (0, 1), whole numbers all zero. Large ones share their memory, each from another place on; small ones are the same every time."""
