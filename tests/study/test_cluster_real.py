@@ -16,7 +16,7 @@ dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distribute
 REQUEST = {"models": "mini-vgg", "datasets": "mini-birds", "methods": ["grad-cam", "gradient", ("rise", {"masks": 50})], "metrics": ["average-drop", "proportion"], "limit": 20, "device": "cpu"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as found:
         yield found
@@ -27,6 +27,10 @@ def workers(cluster):
     with distributed.Client(cluster.scheduler_address, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=20)
         return list(client.run(os.getpid).values())
+
+
+def first_is_done(folder):
+    return any((folder / "shards").glob("*.parquet"))
 
 
 def test_an_address_where_nobody_is():
@@ -41,7 +45,7 @@ def test_a_worker_is_killed_in_the_middle(cluster, tmp_path):
     victim, *_ = workers(cluster)
 
     def kill():
-        while not shards(tmp_path):  # the first job is not done yet
+        while not first_is_done(tmp_path):
             time.sleep(0.01)
         os.kill(victim, signal.SIGKILL)
 
@@ -85,8 +89,10 @@ def test_a_job_that_kills_its_worker_is_named_and_the_others_are_kept(tmp_path, 
 
 @pytest.mark.slow
 def test_the_scheduler_is_lost(cluster, tmp_path):
+    """The last one: it ends the cluster that the tests share."""
+
     def close():
-        while not shards(tmp_path):
+        while not first_is_done(tmp_path):
             time.sleep(0.01)
         cluster.close()
 

@@ -123,11 +123,6 @@ def existing(path, name):
     return Path(path)
 
 
-def of_mask(mask, classes):
-    """{label: bool array [H,W]} from an array [H,W] of labels, -1 for none."""
-    return {label: mask == label for label in range(len(classes)) if (mask == label).any()} if isinstance(mask, np.ndarray) else {}
-
-
 def limited(photos, limit):
     """The first so many photographs; all for None."""
     return photos if limit is None else photos[: whole_number("limit", limit)]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from xai_repro.data.photographs import Record, existing, split_of
+from xai_repro.data.photographs import existing, mixed, Record, split_of
 from xai_repro.data.readers.files import below, lines, reading
 from xai_repro.data.readers.pictures import picture
 from xai_repro.errors import short
@@ -27,7 +27,7 @@ class Cub:
         paths = _table(self.root / "images.txt", lambda path: (path, folders.index(path.split("/")[0])))
         trained = _table(self.root / "train_test_split.txt", int, paths)
         boxes = _table(self.root / "bounding_boxes.txt", _box, paths)
-        self.birds = [(path, label, boxes[number]) for number, (path, label) in paths.items() if bool(trained[number]) == train]
+        self.birds = mixed([(path, label, boxes[number]) for number, (path, label) in paths.items() if bool(trained[number]) == train], lambda bird: bird[0])
 
     def __len__(self):
         return len(self.birds)

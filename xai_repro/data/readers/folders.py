@@ -2,7 +2,7 @@
 
 import re
 
-from xai_repro.data.photographs import Record, existing, split_of
+from xai_repro.data.photographs import existing, mixed, Record, split_of
 from xai_repro.data.readers.files import below
 from xai_repro.data.readers.pictures import picture, pictures
 
@@ -22,7 +22,7 @@ class UcMerced:
     def __init__(self, root, split):
         split_of("ucmerced", split, ["test"])
         images = below(existing(root, "ucmerced"), "UCMerced_LandUse/Images", "Images")
-        self.paths = [path for name in self.classes for path in _filled(images / name, "ucmerced", pictures)]
+        self.paths = mixed([path for name in self.classes for path in _filled(images / name, "ucmerced", pictures)], lambda path: path.stem)
 
     def __len__(self):
         return len(self.paths)
@@ -33,7 +33,7 @@ class UcMerced:
 
 
 class CatsDogs:
-    """All photographs `PetImages/CLASS/N.jpg` by class and number, as the split "test": the data set has no others.
+    """All photographs `PetImages/CLASS/N.jpg` as the split "test": the data set has no others.
 
     Files without "JFIF" at their beginning are left out as damaged, as tensorflow-datasets does, so that 23,262 of 25,000 remain.
     """
@@ -44,14 +44,18 @@ class CatsDogs:
     def __init__(self, root, split):
         split_of("catsdogs", split, ["test"])
         images = below(existing(root, "catsdogs"), "PetImages")
-        self.paths = [path for name in self.classes for path in _filled(images / name, "catsdogs", _whole)]
+        self.paths = mixed([path for name in self.classes for path in _filled(images / name, "catsdogs", _whole)], _numbered)
 
     def __len__(self):
         return len(self.paths)
 
     def record(self, number):
         path = self.paths[number]
-        return _record(path, self.classes, f"{path.parent.name}/{path.stem}")
+        return _record(path, self.classes, _numbered(path))
+
+
+def _numbered(path):
+    return f"{path.parent.name}/{path.stem}"
 
 
 def _record(path, classes, name):
@@ -67,8 +71,8 @@ def _filled(folder, name, paths):
 
 
 def _whole(folder):
-    """The files N.jpg of a folder in the order of their numbers, without the damaged ones."""
-    return sorted((path for path in folder.iterdir() if re.fullmatch(r"\d+\.jpg", path.name) and b"JFIF" in _beginning(path)), key=lambda path: int(path.stem))
+    """The files N.jpg of a folder without the damaged ones."""
+    return [path for path in folder.iterdir() if re.fullmatch(r"\d+\.jpg", path.name) and b"JFIF" in _beginning(path)]
 
 
 def _beginning(path):
