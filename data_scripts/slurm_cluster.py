@@ -28,7 +28,7 @@ def options(cpus, memory, gpus, hours, partition, account, prologue, interface, 
         # the cores are for torch, in the one thread that Dask uses
         "job_script_prologue": [*prologue, f"export OMP_NUM_THREADS={cpus}", *(f"export {name}={shlex.quote(os.environ[name])}" for name in FOLDERS if name in os.environ)],
         "worker_extra_args": ["--lifetime", f"{max(60 * minutes - EARLY, 60)}s"],
-        "scheduler_options": {"port": port, "dashboard_address": None},
+        "scheduler_options": {"port": port, "dashboard_address": ":0"},
     }  # fmt: skip
 
 

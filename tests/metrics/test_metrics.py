@@ -207,6 +207,19 @@ def test_pointing_inside_the_object_hits_at_any_tolerance():
     assert math.isnan(value("pointing-game", x, grid(20, 30, (5, 8, 1.0)), truth=truth & False))
 
 
+def test_pointing_with_pixels_of_the_photograph_takes_the_place_as_it_is():
+    """The pixels near the object are given: no tolerance is added, and of several highest points the first counts."""
+    near = torch.zeros(3, 6, 6, dtype=torch.bool)
+    near[:2, 1, 2] = True
+    maps = torch.zeros(3, 6, 6)
+    maps[0, 1, 2] = maps[1, 1, 3] = maps[2, 1, 2] = 1
+    maps[0, 5, 5] = maps[1, 1, 2] = 1
+    maps[1, 0, 0] = 1
+    x, net = torch.rand(3, 3, 6, 6), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(108, 2)).eval()
+    assert xr.score("pointing-game-pixels", net, x, 0, maps, near).tolist()[:2] == [1, 0]
+    assert xr.score("pointing-game-pixels", net, x, 0, maps, near).isnan().tolist() == [False, False, True]
+
+
 def test_of_several_highest_points_the_first_in_reading_order_counts():
     x, maps = blank(40, 40), grid(40, 40, (10, 30, 0.9), (30, 5, 0.9), (35, 35, 0.8))
     assert value("pointing-game", x, maps, truth=box(40, 40, 10, 11, 30, 31)) == 1

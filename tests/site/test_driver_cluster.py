@@ -51,7 +51,7 @@ EVALUATE = "import xai_repro as xr; table = xr.evaluate('mini-vgg', 'mini-birds'
 @pytest.mark.slow
 def test_a_notebook_is_worked_off_by_the_cluster(here):
     write(here / "notebooks", "10_a", EVALUATE)
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0") as found:
         before = found.scheduler.transition_counter
         assert driver.run(profile="smoke", scheduler=found.scheduler_address)
         assert found.scheduler.transition_counter > before

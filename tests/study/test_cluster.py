@@ -100,9 +100,9 @@ def test_a_job_is_plain_and_travels(dask):
 
 def test_no_scheduler(dask):
     dask.answers = False
-    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://x:1 within 10 seconds: Timed out .* `dask scheduler` starts one"):
+    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://x:1 within 8 seconds: Timed out .* `dask scheduler` starts one"):
         on_cluster()
-    assert dask.asked["timeout"] == 10 and not dask.seen
+    assert dask.asked["timeout"] == 8 and not dask.seen
 
 
 def test_no_workers(dask):

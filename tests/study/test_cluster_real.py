@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import time
+from functools import partial
 from threading import Thread
 
 import pandas as pd
@@ -10,7 +12,9 @@ import pytest
 import xai_repro as xr
 from toy_evaluation import shards, stable
 
-dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
+from xai_repro.study import cluster as study_cluster
+
+distributed = pytest.importorskip("distributed")
 
 # Five networks, and so five jobs of four images
 REQUEST = {"models": "mini-vgg", "datasets": "mini-birds", "methods": ["grad-cam", "gradient", ("rise", {"masks": 50})], "metrics": ["average-drop", "proportion"], "limit": 20, "device": "cpu"}
@@ -18,7 +22,7 @@ REQUEST = {"models": "mini-vgg", "datasets": "mini-birds", "methods": ["grad-cam
 
 @pytest.fixture(scope="module")
 def cluster():
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as found:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as found:
         yield found
 
 
@@ -35,9 +39,15 @@ def first_is_done(folder):
 
 def test_an_address_where_nobody_is():
     start = time.monotonic()
-    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9 within 10 seconds: .*`dask scheduler` starts one"):
+    with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9 within 8 seconds: .*`dask scheduler` starts one"):
         xr.evaluate(**REQUEST, scheduler="tcp://127.0.0.1:9")
     assert time.monotonic() - start < 15
+
+
+def test_an_address_where_something_else_is(monkeypatch):
+    monkeypatch.setattr(study_cluster, "PATIENCE", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ConnectionError, match="within 1 seconds: something is there, but says nothing"):
+        xr.evaluate(**REQUEST, scheduler="tcp://127.0.0.1:{}".format(silent.getsockname()[1]))
 
 
 @pytest.mark.slow
@@ -61,30 +71,24 @@ def test_a_worker_is_killed_in_the_middle(cluster, tmp_path):
     assert shards(tmp_path) == kept
 
 
-FLAG = "XAI_REPRO_TEST_FLAG"  # names a file: the first process that makes it dies
-
-
-def fatal_once(out):
+def fatal_once(flag, out):
+    """What the network returns; the first process that comes here dies."""
     try:
-        open(os.environ[FLAG], "x").close()
+        open(flag, "x").close()
     except FileExistsError:
         return out
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_worker_is_named_and_the_others_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setenv(FLAG, str(tmp_path / "flag"))  # which the workers inherit
-    request = REQUEST | {"methods": "grad-cam", "output": fatal_once, "results": tmp_path}
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-            with pytest.raises(RuntimeError, match=r"of 5 jobs failed on the cluster tcp\S+; the first, mini-vgg, mini-birds, images \d+ to \d+: the workers that had it died"):
-                xr.evaluate(**request, scheduler=cluster.scheduler_address)
-            kept = shards(tmp_path)
-            assert 2 <= len(kept) < 10  # the one that killed, and the one that waited behind it, are not there
-            frame = xr.evaluate(**request, scheduler=cluster.scheduler_address)
-    assert len(frame) == 40 and kept.items() <= shards(tmp_path).items()
-    monkeypatch.delenv(FLAG)
+def test_a_job_that_kills_its_worker_is_named_and_the_others_are_kept(cluster, tmp_path, monkeypatch):
+    request = REQUEST | {"methods": "grad-cam", "output": partial(fatal_once, str(tmp_path / "flag")), "scheduler": cluster.scheduler_address, "results": tmp_path}
+    monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)  # in place of 3: one death is enough
+    with pytest.raises(RuntimeError, match=r"of 5 jobs failed on the cluster tcp\S+; the first, mini-vgg, mini-birds, images \d+ to \d+: the workers that had it died"):
+        xr.evaluate(**request)
+    kept = shards(tmp_path)
+    assert 2 <= len(kept) < 10  # the one that killed, and the one that waited behind it, are not there
+    assert len(xr.evaluate(**request)) == 40 and kept.items() <= shards(tmp_path).items()
 
 
 @pytest.mark.slow

@@ -3,19 +3,19 @@
 import os
 import re
 import socket
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from uuid import uuid4
 
 from xai_repro.errors import unknown
 
 ADDRESS = "XAI_REPRO_SCHEDULER"  # environment variable: the scheduler of everyone who names none
-PATIENCE = 10  # seconds without a scheduler, or without any worker, after which that is an error
+PATIENCE = 8  # seconds without a scheduler, or without any worker, after which that is an error
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 _TURN = Lock()  # of the jobs of one process: random draws share torch's generator, so threads would change each other's
 
@@ -93,10 +93,11 @@ def _dask(scheduler):
 def _client(distributed, scheduler):
     """A client of a scheduler that has workers. Raises ConnectionError."""
     try:
-        client = distributed.Client(scheduler, timeout=PATIENCE)
+        client = _within(PATIENCE + 1, partial(distributed.Client, scheduler, timeout=PATIENCE))
     except (OSError, ValueError) as error:  # ValueError: no address at all
+        why = str(error) or "something is there, but says nothing"
         raise ConnectionError(
-            f"no Dask scheduler answers at {scheduler} within {PATIENCE} seconds: {error}. `dask scheduler` starts one and prints its address, tcp://HOST:PORT"
+            f"no Dask scheduler answers at {scheduler} within {PATIENCE} seconds: {why}. `dask scheduler` starts one and prints its address, tcp://HOST:PORT"
         ) from None
     try:
         client.wait_for_workers(1, timeout=PATIENCE)
@@ -104,6 +105,20 @@ def _client(distributed, scheduler):
         client.close()
         raise ConnectionError(f"the Dask scheduler at {scheduler} has no workers: start some with `dask worker {scheduler} --nthreads 1`") from None
     return client
+
+
+def _within(seconds, function):
+    """function(), or a TimeoutError: Dask itself waits without end where something listens that is no scheduler."""
+    found = Future()
+
+    def run():
+        try:
+            found.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            found.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return found.result(seconds)
 
 
 def _finished(distributed, client, futures):
