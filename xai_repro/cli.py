@@ -122,14 +122,11 @@ def run(
 
 
 @app.command()
-def estimate(
-    profile: Annotated[str, typer.Option(help="smoke, mini, photos or paper.")] = "paper",
-    rate: Annotated[float, typer.Option(help="TFLOP/s that a GPU sustains in float32.")] = 20.0,
-):
-    """Say what the papers' notebooks would cost: forward passes, arithmetic, hours on one GPU."""
+def estimate(rate: Annotated[float, typer.Option(help="TFLOP/s that the GPU sustains in float32.")] = 20.0):
+    """Say what the profile paper would cost: forward passes, arithmetic, hours on one GPU."""
     from xai_repro.study.estimate import by_paper, estimate
 
-    table = estimate(profile, rate)
+    table = estimate("paper", rate)
     for part in (table, by_paper(table)):
         typer.echo(part.to_string(index=False, float_format=lambda number: f"{number:,.2f}") + "\n")
     typer.echo(f"assumed: {table.attrs['assumed']}")

@@ -105,6 +105,16 @@ def test_unknown_names_of_timm():
         xr.load_model("timm/resnet18", "imagnet")
 
 
+@pytest.mark.parametrize("error, kind, said", [(RuntimeError("No pretrained weights exist"), ValueError, "timm has no weights for resnet18"), (OSError("no hub"), OSError, r"could not fetch the weights of resnet18 \(no hub\)")])
+def test_what_timm_cannot_fetch(error, kind, said, monkeypatch):
+    def fails(name, pretrained=False, **_):
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", fails)
+    with pytest.raises(kind, match=said):
+        xr.load_model("timm/resnet18", "imagenet")
+
+
 def test_views_that_are_not_known_are_refused(monkeypatch):
     plan = {"input_size": (3, 224, 320), "crop_mode": "center", "crop_pct": 1.0, "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3}
     model = timm.create_model("resnet18")

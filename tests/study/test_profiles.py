@@ -9,6 +9,7 @@ import pytest
 
 from xai_repro.data import data_names
 from xai_repro.errors import UnknownName
+from xai_repro.store.fetch import cached, source
 from xai_repro.models import model_names
 from xai_repro.study import claims, profiles, records
 
@@ -67,6 +68,16 @@ def test_wrong_names_of_methods_are_refused_where_the_profile_is_used(monkeypatc
 def test_no_profile(name):
     with pytest.raises(UnknownName, match="possible: smoke, mini, photos, paper"):
         profiles.profile(name)
+
+
+def test_networks_that_were_fetched_are_models_of_the_profile(monkeypatch, tmp_path):
+    """The name of the file is the one that `fetch_weights` gives it."""
+    monkeypatch.setenv("XAI_REPRO_CACHE", str(tmp_path))
+    assert profiles.profile("photos")["models"] == ["efficientnet-lite0"]
+    for name in ("resnet50", "vgg16"):
+        (tmp_path / source(name)[1].replace(".pth", ".safetensors")).touch()
+        assert cached(name)
+    assert profiles.profile("photos")["models"] == ["efficientnet-lite0", "vgg16", "resnet50"] and profiles.profile("mini")["models"] == ["mini-vgg", "mini-resnet"]
 
 
 def test_a_profile_costs_nothing_and_needs_no_torch():

@@ -3,7 +3,7 @@
 import torch
 
 from xai_repro.data import View
-from xai_repro.errors import unknown
+from xai_repro.errors import short, unknown
 
 PREFIX = "timm/"
 
@@ -28,6 +28,8 @@ def build(name, classes=1000, pretrained=False):
             return timm.create_model(short_name, pretrained=True)
         except RuntimeError as error:  # timm has none for this name
             raise ValueError(f"timm has no weights for {short_name}: {error}") from error
+        except OSError as error:
+            raise OSError(f"timm could not fetch the weights of {short_name} ({short(str(error), 200)}); a file of yours: load_model('timm/{short_name}', 'FILE.safetensors')") from error
 
 
 def is_imagenet(model):

@@ -1,12 +1,12 @@
 """What a profile costs before it is run: forward passes, counted on one image, times images; hours on a GPU of an assumed rate.
 
-Counting does no arithmetic: convolutions and products of large matrices give numbers of no meaning and the right shape (`Unworked`), so that
-the networks of the papers are counted in seconds, at the papers' size.
+Counting does no arithmetic: all that takes large tensors gives numbers of no meaning in the right shape (`Unworked`), so that the papers' networks
+are counted in seconds, at the papers' size.
 """
 
 import warnings
 from collections import namedtuple
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 import torch
@@ -28,6 +28,7 @@ from xai_repro.store.progress import track
 from xai_repro.store.sharing import sharing
 from xai_repro.study import clam, hedging
 from xai_repro.study.asked import explains_again, with_hyper
+from xai_repro.study.photographs import deep_layers
 from xai_repro.study.profiles import profile as settings_of
 
 RATE = 20.0  # TFLOP/s of one GPU in float32: 30 % of the 67 that an H100 has without tensor cores (it has 989 in bfloat16, dense)
@@ -38,7 +39,7 @@ FREE = ("sampling", "seed", "chunk", "gamma", "parts")  # hyper-parameters that 
 ALIKE = {"lime-cam": "kshap-cam"}  # as many coalitions; the fit to them runs no network, and may not end on numbers of no meaning
 RUNNING = ("increase-in-confidence", "confidence-gain", "average-drop", "average-drop-in-deletion", "insertion", "deletion", "overall", "morf-insertion", "morf-perturbation", "lerf-perturbation")  # metrics that run the network
 REFINING = 2  # forward passes that CLAM costs at most beside its base, as its docstring says
-LARGE = 2**16  # numbers of an operand, from which on a product is not worked out
+LARGE = 2**16  # numbers of a tensor, above which nothing is worked out: more than a map has, and than the weights of small fits
 
 Request = namedtuple("Request", "notebook model data images methods metrics")  # one evaluation of a notebook, of one network on one data set
 
@@ -50,8 +51,8 @@ def estimate(profile="paper", rate=RATE):
     pass counts as what it computes. PFLOP: of convolutions and matrix products, a multiplication and an addition being two. hours: on one such GPU, if nothing else
     takes time. attrs["assumed"] says all of this in a sentence.
 
-    At most: Score-CAM tries all channels, Collection-CAM makes as many masks as it may, a sanity check computes every map from the images on. One class is
-    explained per image. Left out: the notebooks that show a few images or whose networks are small whatever the profile, times (20), and the fits of CLAM.
+    At most: Score-CAM tries all channels, Collection-CAM makes as many masks as it may, a sanity check computes every map from the images on, nothing is found in
+    shards. One class is explained per image. Left out: notebooks that show a few images or whose networks are small whatever the profile, times (20), and the fits of CLAM.
     Raises UnknownName for a profile, ValueError for a rate that is not above 0.
     """
     settings = settings_of(profile)
@@ -100,7 +101,7 @@ def requests(settings):
         yield from ask("11", first, data, ("shap-cam", {"permutations": n}), ("cosine-to", {"permutations": n}), min(20, study))
     tried = {f"{kind} {n}": ("shap-cam", {"permutations": n, "sampling": kind}) for kind in ("plain", "antithetic", "sobol") for n in settings["permutations"][1:-1]}
     yield from ask("11", first, data[:1], tried, ("cosine-to", {"permutations": max(settings["permutations"])}), min(5, study))
-    layers = {layer: ("lift-cam", {"layer": layer}) for layer in ("features.29", "features.27", "features.25")}
+    layers = {layer: ("lift-cam", {"layer": layer}) for layer in deep_layers(first[0])}
     for layer, method in layers.items():
         yield from ask("12", first, data[:1], {layer: method}, ("cosine-to", {"layer": layer, "permutations": early}), min(20, study))
     yield from ask("12", first, data, layers, faithful)
@@ -149,14 +150,14 @@ class Counter:
 
     def request(self, one):
         """What one image of a Request costs, in forward passes."""
-        maps = [self.method(method.name, method.arguments) for method in one.methods]
+        maps = [cost for method in one.methods if (cost := self.method(method.name, method.arguments)) is not None]
         every = self.metrics([metric for metric in one.metrics if metric.name in RUNNING])
         again = sum(self._blocks(metric.arguments.get("start", "logits")) for metric in one.metrics if explains_again(metric))
         found = [self.method("shap-cam", {**metric_info("cosine-to").hyper, **metric.arguments}) for metric in one.metrics if metric.name == "cosine-to"]
-        return 1 + (1 + again) * sum(maps) + sum(count > 0 for count in maps) * every + sum(found)  # 1: the images as they are
+        return 1 + (1 + again) * sum(maps) + len(maps) * every + sum(found)  # 1: the images as they are
 
     def method(self, name, hyper):
-        """What a map costs; 0 for a method that cannot explain the network."""
+        """What a map costs; None for a method that cannot explain the network."""
         if name == "clam":
             base = clam.PLAIN[hyper.get("base", "clrp")]
             return self.method(*((base, {}) if isinstance(base, str) else base)) + REFINING
@@ -167,7 +168,10 @@ class Counter:
         name = ALIKE.get(name, name)
         known = method_info(name).hyper
         given = {key: value for key, value in {**known, **hyper}.items() if key in known and key not in FREE and (value != known[key] or key in LINEAR)}
-        return self._counted(name, given, lambda own: explain(self.model, self.x, self.y, name, **own))
+        try:
+            return self._counted(name, given, lambda own: explain(self.model, self.x, self.y, name, **own))
+        except NotApplicable:
+            return None
 
     def metrics(self, asked):
         """What metrics that run the network cost for a map, beside what the image as it is costs."""
@@ -193,15 +197,8 @@ class Counter:
         """Forward passes of run(hyper-parameters); where they are linear in one, from what they are at two small values of it."""
         key = name, repr(sorted(given.items()))
         if key not in self.known:
-            self.known[key] = _linear(given, lambda own: self._passes(lambda: run(own)))
+            self.known[key] = _linear(given, lambda own: flops(sharing()(partial(run, own)))) / self.forward
         return self.known[key]
-
-    def _passes(self, function):
-        try:
-            with sharing():
-                return flops(function) / self.forward
-        except NotApplicable:
-            return 0
 
     def _blocks(self, start):
         """How many parts of the network a sanity check draws anew."""

@@ -5,16 +5,17 @@ from functools import lru_cache
 from importlib.resources import files
 
 from xai_repro.errors import like, short, unknown, whole_number
+from xai_repro.store.fetch import cache_dir
 
 # What a profile has to say, by example. The models and data sets are names, which are looked up where they are loaded.
 _SHAPE = {
     "models": [""], "datasets": [""], "images": {"other": 1}, "networks": 1, "merit": 1, "gallery": 1, "runs": 1, "study": 1, "permutations": [1], "reference": 1, "early": 1,
-    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "fitted": 1, "lacks": {}, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
+    "curves": 1, "costly": [""], "sanity": 1, "truth": 1, "fitted": 1, "lacks": {}, "fetched": {}, "hyper": {}, "timing": {"settings": [[]], "masks": 1, "repeats": 1}, "bench": {},
 }  # fmt: skip
 
 
 def profile(name):
-    """The settings of a profile as a dict of the caller's own.
+    """The settings of a profile as a dict of the caller's own; its models are those it names and, of those that have to be fetched, the ones that are there.
 
     Raises UnknownName for a profile or a setting that does not exist, with the nearest match; ValueError for a setting that is
     missing or of the wrong kind.
@@ -30,13 +31,15 @@ def profile(name):
         whole_number(f"images of {data} in profile '{name}'", number)
     for asked, hyper in settings["hyper"].items():
         like(f"hyper of {asked} in profile '{name}'", hyper, {})
-    for need, reason in settings["lacks"].items():
-        like(f"what profile '{name}' says of {need}", reason, "")
+    for table in ("lacks", "fetched"):
+        for key, text in settings[table].items():
+            like(f"{key} in {table} of profile '{name}'", text, "")
     for setting in settings["timing"]["settings"]:
         if len(setting) != 2 or not isinstance(setting[0], str):
             raise ValueError(f"profile '{name}' times {short(repr(setting))}; a model and the side of its images are needed")
         whole_number(f"side of the images of {setting[0]} in profile '{name}'", setting[1])
-    return {"name": name} | settings
+    there = [model for model, file in settings["fetched"].items() if (cache_dir() / file).exists()]
+    return {"name": name} | settings | {"models": settings["models"] + there}
 
 
 @lru_cache
