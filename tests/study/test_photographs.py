@@ -139,6 +139,12 @@ def test_outcomes_side_by_side_and_in_words():
     assert photographs.crossed(turned).set_index("drawn").loc["holds", "fails"] == len(found)
 
 
+def test_orders_in_words():
+    rows = [{"paper": "p", "table": "4", "group": g, "metric": "m", "on": on, "tau": tau} for g, pair in (("a", (0.1, 0.9)), ("b", (0.3, 0.5)), ("c", (0.7, None))) for on, tau in zip(("drawn birds", "photographs"), pair) if tau is not None]
+    assert "In 2 columns" in (text := photographs.told_of_orders(pd.DataFrame(rows))) and "is 0.20 on drawn birds and 0.70 on photographs" in text
+    assert photographs.told_of_orders(pd.DataFrame(rows[:1])) == "No table has an order on both sides."
+
+
 def test_photographs_stand_in_before_drawn_birds():
     assert tables.present({"imagenet-samples", "mini-birds"}, "dataset", "imagenet", "lift_cam") == "imagenet-samples"
     assert tables.present({"mini-birds"}, "dataset", "imagenet", "lift_cam") == "mini-birds"

@@ -13,7 +13,7 @@ from xai_repro.store.fetch import cached, source
 from xai_repro.models import model_names
 from xai_repro.study import claims, profiles, records
 
-NAMES = ("smoke", "mini", "paper")
+NAMES = ("smoke", "mini", "photos", "paper")
 TEXT = Path(profiles.__file__).with_name("profiles.toml").read_text()
 
 

@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 import torchvision
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 from xai_repro.errors import like, NotApplicable
@@ -264,19 +263,19 @@ class Unworked(TorchDispatchMode):
     def _called(self, function, args, kwargs):
         if function.overloadpacket is torch.ops.aten.all:  # whether numbers are what they have to be: these are not, and pass
             return torch.ones_like(function(*args, **kwargs))
-        if function.is_view or not any(map(self._large, tree_leaves((args, kwargs)))):
+        if function.is_view or not any(map(self._large, _flat((args, kwargs)))):
             return function(*args, **kwargs)
         if function._schema.is_mutable:  # writes into what it is given: not into what has no meaning
             return args[0] if self._unworked(args[0]) else function(*args, **kwargs)
         if (call := (function, _described((args, kwargs)))) not in self.shapes:
             try:
-                self.shapes[call] = function(*_on_meta(args), **_on_meta(kwargs))
+                self.shapes[call] = function(*_each(_on_meta, args), **_each(_on_meta, kwargs))
             except (NotImplementedError, RuntimeError):  # the shape itself rests on values, or the result is on another device
                 return function(*args, **kwargs)
         found = self.shapes[call]
         if isinstance(found, torch.Tensor) and found.dtype == torch.bool:  # what is done next may hang on signs: stand-ins are positive
             return function(*args, **kwargs)
-        return tree_map(lambda one: self._standin(one) if isinstance(one, torch.Tensor) else one, found)
+        return _each(self._standin, found)
 
     def _large(self, one):
         """Whether something is a large tensor, or a part of one that was not worked out."""
@@ -297,8 +296,29 @@ class Unworked(TorchDispatchMode):
         return self.floats[place : place + like.numel()].view(like.shape).to(like.dtype)
 
 
-def _on_meta(values):
-    return tree_map(lambda one: one.to("meta") if isinstance(one, torch.Tensor) else one, values)
+def _on_meta(tensor):
+    return tensor.to("meta")
+
+
+def _each(function, value):
+    """What an operation takes or gives, with function(tensor) in place of every tensor."""
+    if isinstance(value, torch.Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: _each(function, one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(_each(function, one) for one in value)
+    return value
+
+
+def _flat(values):
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif isinstance(value, dict):
+            yield from _flat(value.values())
+        else:
+            yield value
 
 
 def _described(value):

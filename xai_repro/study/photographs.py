@@ -137,6 +137,15 @@ def printed_orders(drawn, photos):
         ["paper", "table", "group", "metric", "on"], kind="stable", ignore_index=True)
 
 
+def told_of_orders(printed):
+    """The result of `printed_orders` in a sentence, about the groups that have an order on both sides."""
+    wide = printed.pivot_table(index=["paper", "table", "group", "metric"], columns="on", values="tau").reindex(columns=["drawn birds", "photographs"]).dropna()
+    if wide.empty:
+        return "No table has an order on both sides."
+    drawn, photos = wide.mean()
+    return f"In {len(wide)} columns of the papers' tables the order of methods can be compared with both: Kendall's tau to the printed order is {drawn:.2f} on drawn birds and {photos:.2f} on photographs, on average."
+
+
 def shown(summary):
     """Of a `tables.summary`, what a page has room for: methods with default settings, by their own names, in metrics that say something of an order."""
     named = summary["method"].isin(methods()) & (summary["hyper"] == "{}") & summary["mean"].notna()
@@ -145,14 +154,13 @@ def shown(summary):
 
 def _plain(rows):
     """The rows of methods that explain every image, by their registered names."""
-    rows = with_run(rows)[lambda one: one["hyper"] == "{}"]
+    rows = with_run(rows)[lambda one: one["hyper"] == "{}"].dropna(subset="value")
     images = rows.groupby("method")["image_id"].nunique()
     return rows[rows["method"].isin(images.index[images == images.max()])]
 
 
 def _means(rows, methods, seed):
     """Mean of each method [M], those of bootstrap samples [R,M], and the number of images. The same draws for all methods."""
-    rows = rows.dropna(subset="value")
     codes, design = units(rows["image_id"], rows["run"])
     means, samples = [], []
     for method in methods:
