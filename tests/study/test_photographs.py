@@ -139,6 +139,18 @@ def test_outcomes_side_by_side_and_in_words():
     assert photographs.crossed(turned).set_index("drawn").loc["holds", "fails"] == len(found)
 
 
+def test_printed_orders_are_those_of_images_that_all_methods_explain():
+    """A method that explains half of the images, the bad ones, is not to look bad for that."""
+    every = [name for name in dict.fromkeys(xr.published("lift_cam", "4")["method"]) if name]
+    photos = rows_of(photographs.MODEL, photographs.PHOTOS, {name: n / 10 for n, name in enumerate(every)}, images=40)
+    half = photos["image_id"].isin(photos["image_id"].unique()[:20])
+    photos.loc[half, "value"] += 5
+    few = photos[half | (photos["method"] != every[0])]
+    both_sides = [photographs.printed_orders(few.assign(dataset="mini-birds", model="mini-vgg"), rows) for rows in (photos, few)]
+    on = [one[(one["on"] == "photographs") & (one["table"] == "4")] for one in both_sides]
+    assert len(on[0]) and list(on[0]["tau"]) == list(on[1]["tau"]) and (on[1]["n"] == 20).all() and (on[0]["n"] == 40).all()
+
+
 def test_orders_in_words():
     rows = [{"paper": "p", "table": "4", "group": g, "metric": "m", "on": on, "tau": tau} for g, pair in (("a", (0.1, 0.9)), ("b", (0.3, 0.5)), ("c", (0.7, None))) for on, tau in zip(("drawn birds", "photographs"), pair) if tau is not None]
     assert "In 2 columns" in (text := photographs.told_of_orders(pd.DataFrame(rows))) and "is 0.20 on drawn birds and 0.70 on photographs" in text

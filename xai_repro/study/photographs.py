@@ -8,6 +8,7 @@ import torch
 
 from xai_repro.errors import short
 from xai_repro.network.forward import predict
+from xai_repro.published import published
 from xai_repro.registry import methods
 from xai_repro.study import claims
 from xai_repro.study.resampling import interval, resampled, units
@@ -126,15 +127,25 @@ ORDERED = (("lift_cam", "4", ""), ("lift_cam", "7", "Average"), ("lift_cam", "8"
 
 
 def printed_orders(drawn, photos):
-    """Kendall's tau-b between a paper's order and ours, on drawn birds and on photographs, for its tables ORDERED; as `tables.rank_agreement` gives it."""
+    """Kendall's tau-b between a paper's order and ours, on drawn birds and on photographs, for its tables ORDERED; as `tables.rank_agreement` gives it.
+
+    Compared are the images that all of a table's methods explain: costly ones explain fewer photographs than others.
+    """
     found = []
     for paper, table, column in ORDERED:
         for side, rows in (("drawn birds", drawn), ("photographs", photos)):
-            one = rank_agreement(rows, paper, table, column=column).dropna(subset="tau")
+            one = rank_agreement(_in_common(rows, paper, table), paper, table, column=column).dropna(subset="tau")
             found.append(one.assign(paper=paper, table=table, on=side))
     every = pd.concat(found, ignore_index=True)
     return every[["paper", "table", "group", "metric", "on", "tau", "low", "high", "methods", "needed", "n", "networks"]].sort_values(
         ["paper", "table", "group", "metric", "on"], kind="stable", ignore_index=True)
+
+
+def _in_common(rows, paper, table):
+    """Of each data set, model and metric the rows of those images that all methods of a table have a row of."""
+    rows = rows[rows["method"].isin(published(paper, table)["method"])]
+    cells = rows.groupby(["dataset", "model", "metric"], sort=False)
+    return rows[rows.groupby(["dataset", "model", "metric", "image_id"])["method"].transform("nunique") == cells["method"].transform("nunique")]
 
 
 def told_of_orders(printed):
@@ -149,7 +160,7 @@ def told_of_orders(printed):
 def shown(summary):
     """Of a `tables.summary`, what a page has room for: methods with default settings, by their own names, in metrics that say something of an order."""
     named = summary["method"].isin(methods()) & (summary["hyper"] == "{}") & summary["mean"].notna()
-    return summary[named & [higher_is_better(metric) is not None for metric in summary["metric"]]]
+    return summary[named & summary["metric"].map(lambda metric: higher_is_better(metric) is not None)]
 
 
 def _plain(rows):
