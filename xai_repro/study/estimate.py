@@ -6,6 +6,7 @@ are counted in seconds, at the papers' size.
 
 import warnings
 from collections import namedtuple
+from contextlib import contextmanager
 from functools import cache, partial
 
 import pandas as pd
@@ -57,12 +58,13 @@ def estimate(profile="paper", rate=RATE):
     settings = settings_of(profile)
     if not like("rate", rate, 1.0) > 0:
         raise ValueError(f"rate is {rate}; TFLOP/s above 0 are needed")
-    asked, rows = list(requests(settings)), []
-    with track(len(asked), "evaluations counted") as step:
-        for one in asked:
-            count = counter(one.model)
-            rows.append([PAPERS[one.notebook[0]], one.notebook, one.model, one.data, one.images, one.images * count.request(one), count.forward])
-            step()
+    with _one_thread():
+        asked, rows = list(requests(settings)), []
+        with track(len(asked), "evaluations counted") as step:
+            for one in asked:
+                count = counter(one.model)
+                rows.append([PAPERS[one.notebook[0]], one.notebook, one.model, one.data, one.images, one.images * count.request(one), count.forward])
+                step()
     table = pd.DataFrame(rows, columns=[*COLUMNS[:5], "passes", "flop"])
     table = table.groupby(COLUMNS[:4] + ["flop"], sort=False).agg({"images": "max", "passes": "sum"}).reset_index()
     table["PFLOP"] = table["passes"] * table["flop"] / 1e15
@@ -244,11 +246,22 @@ def flops(function):
     return counted.flops
 
 
+@contextmanager
+def _one_thread():
+    """Counting is thousands of calls that do next to nothing: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Unworked(TorchDispatchMode):
     """While active, nothing large is worked out: whatever takes large tensors gives others of the right shape, with numbers of no meaning."""
 
     shapes = {}  # call -> what it gives, on the device meta
-    floats = torch.rand(0)  # the memory of all large tensors
+    floats = torch.rand(0)  # the memory of all large tensors of floats
 
     def __init__(self):
         super().__init__()
@@ -287,7 +300,7 @@ class Unworked(TorchDispatchMode):
     def _standin(self, like):
         """A tensor like another: floats in (0, 1), whole numbers all zero. Large ones share their memory, each from another place on; small ones are the same every time."""
         if not like.is_floating_point():
-            return torch.zeros(like.shape, dtype=like.dtype)
+            return torch.zeros((), dtype=like.dtype).expand(like.shape)
         if len(self.floats) < like.numel() + 2**22:
             Unworked.floats = torch.rand(2**20, generator=torch.Generator().manual_seed(0)).repeat(-(-(like.numel() + 2**22) // 2**20))
         if like.numel() <= LARGE:
