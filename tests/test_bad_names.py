@@ -95,7 +95,7 @@ LOADED = [
 ]
 OPENED = [
     *((f"data by name: {given!r:.40}", lambda given=given: xr.load_data(given), UnknownName, "data set", said) for given, said in [
-        (None, "'None'"), ("", "''"), ("mini-bird", "did you mean 'mini-birds'"), ("imagenet", "not yet available", ), (b"mini-birds", "mini-birds"), (["mini-birds"], "mini-birds"), (7, "'7'"), ("mini-birds/test", "did you mean 'mini-birds'"),
+        (None, "'None'"), ("", "''"), ("mini-bird", "did you mean 'mini-birds'"), ("imagnet", "did you mean 'imagenet'"), (b"mini-birds", "mini-birds"), (["mini-birds"], "mini-birds"), (7, "'7'"), ("mini-birds/test", "did you mean 'mini-birds'"),
         (DATA, "mini-birds"), (Odd(), "an odd thing"), ("Mini-Birds", "did you mean 'mini-birds'"), ("m" * 10**5, "..."),
     ]),
     *((f"a split: {given!r:.40}", lambda given=given: xr.load_data("mini-birds", given), UnknownName, "unknown split", "train, val, test") for given in (None, "", "tests", "TEST", b"test", ["test"], 0, Odd())),
@@ -104,6 +104,8 @@ OPENED = [
     ]),
     ("a folder for drawn data", lambda: xr.load_data("mini-birds", root="data"), TypeError, "takes no root", "split, limit"),
     ("an option that drawn data lack", lambda: xr.load_data("mini-birds", shuffle=True), TypeError, "takes no shuffle", "split, limit"),
+    ("an option that real data lack", lambda: xr.load_data("free-photographs", shuffle=True), TypeError, "takes no shuffle", "split, root, limit, transform"),
+    ("real data that is not there", lambda: xr.load_data("imagenet", root="nowhere"), FileNotFoundError, "imagenet: no nowhere", "fetch_imagenet.py"),
     *((f"a picture: {given!r:.40}", lambda given=given: DATA[given], kind, said, "mini-birds" if kind is IndexError else "slice") for given, kind, said in [
         (3, IndexError, "no picture 3"), (-4, IndexError, "no picture -4"), (10**30, IndexError, "no picture 1000"), ("0", TypeError, "'0'"), (0.0, TypeError, "0.0"), (None, TypeError, "None"), ([0, 1], TypeError, "[0, 1]"), ((0, 1), TypeError, "(0, 1)"),
         (Ellipsis, TypeError, "Ellipsis"), (torch.tensor([0, 1]), TypeError, "tensor([0, 1])"), (np.array([0, 1]), TypeError, "array([0, 1])"), (slice("a", None), TypeError, "slice('a'"), (slice(None, None, 0), ValueError, "slice(None, None, 0)"),

@@ -363,4 +363,4 @@ def test_a_package_is_called_for_its_names_and_holds_its_files():
     import xai_repro.metrics.curves
 
     assert xr.methods.shapley is shapley and "lift-cam" in xr.methods("lift*") and xai_repro.metrics.curves.insertion
-    assert callable(xr.explain) and callable(xr.score) and xr.metrics("pointing-g*") == ["pointing-game"]
+    assert callable(xr.explain) and callable(xr.score) and xr.metrics("pointing-g*") == ["pointing-game", "pointing-game-pixels"]

@@ -163,7 +163,10 @@ def _data():
     from xai_repro.data.readers import READERS
 
     fetched = [name for name in READERS if name != "free-photographs"]  # which come with scikit-image
-    have = [name for name in fetched if data_folder(name).is_dir()]
+    try:
+        have = [name for name in fetched if data_folder(name).is_dir()]
+    except RuntimeError as error:  # there is no home folder
+        return "data", None, f"not looked for: {short(str(error))}", "say where it is with the environment variable XAI_REPRO_DATA"
     lack = [name for name in fetched if name not in have]
     text = f"{data_folder('NAME')}: {', '.join(have) or 'no'} real data sets"
     fix = f"only needed for the profiles photos and paper: python data_scripts/fetch_NAME.py, of {', '.join(lack)}"

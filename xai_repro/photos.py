@@ -187,7 +187,7 @@ def _check_weights(weights):
 def _load(model, weights, device):
     from xai_repro.models.zoo import weights_for
 
-    trained = weights_for(model, None) if weights is None and isinstance(model, str) else weights  # random ones explain nothing
+    trained = weights_for(like("model", model, "vgg16"), None) if weights is None else weights  # random ones explain nothing
     return xr.load_model(model, weights=trained, device=device)
 
 

@@ -15,7 +15,7 @@ def data_names():
     return [*DRAWERS, *READERS]
 
 
-def load_data(name, split="test", root=None, limit=None, transform=None):
+def load_data(name, split="test", root=None, limit=None, transform=None, **options):
     """Open a data set as a lazy sequence of Sample.
 
     split: "train", "val" or "test", where a real data set has it. limit: only the first so many images. root: folder of a real data set; None: NAME in the folder that the
@@ -26,9 +26,11 @@ def load_data(name, split="test", root=None, limit=None, transform=None):
     """
     if not isinstance(name, str) or name not in data_names():
         raise unknown("data set", name, data_names())
+    if name in READERS and options:
+        raise TypeError(f"'{name}' takes no {', '.join(options)}; possible: split, root, limit, transform")
     if name in READERS:
         return limited(Photos(name, split, READERS[name](data_folder(name, root), split), transform), limit)
-    given = ["root"] * (root is not None) + ["transform"] * (transform is not None)
+    given = ["root"] * (root is not None) + ["transform"] * (transform is not None) + list(options)
     if given:
         raise TypeError(f"'{name}' is drawn and takes no {', '.join(given)}; possible: split, limit")
     return Drawn(name, split, limit)

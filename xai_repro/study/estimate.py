@@ -47,8 +47,8 @@ Request = namedtuple("Request", "notebook model data images methods metrics")  #
 def estimate(profile="paper", rate=RATE):
     """What the notebooks of the papers cost with a profile: a table with the columns COLUMNS, one row per notebook, network and data set.
 
-    rate: TFLOP/s of the GPU, sustained in float32. passes per image: forward passes of the network, all methods and metrics together; a backward
-    pass counts as what it computes. PFLOP: of convolutions and matrix products, a multiplication and an addition being two. hours: on one such GPU, if nothing else
+    rate: TFLOP/s of the GPU, sustained in float32. images: the most that one evaluation of the notebook explains; passes per image: forward passes of all its evaluations,
+    over these images; a backward pass counts as what it computes. PFLOP: of convolutions and matrix products, a multiplication and an addition being two. hours: on one such GPU, if nothing else
     takes time. attrs["assumed"] says all of this in a sentence.
 
     At most: Score-CAM tries all channels, Collection-CAM makes as many masks as it may, a sanity check computes every map from the images on, nothing is found in
@@ -196,10 +196,14 @@ class Counter:
 
     def _counted(self, name, given, run):
         """Forward passes of run(hyper-parameters); where they are linear in one, from what they are at two small values of it."""
-        key = name, repr(sorted(given.items()))
-        if key not in self.known:
-            self.known[key] = _linear(given, lambda own: flops(sharing()(partial(run, own)))) / self.forward
-        return self.known[key]
+
+        def count(own):
+            key = name, repr(sorted(own.items()))
+            if key not in self.known:
+                self.known[key] = flops(sharing()(partial(run, own))) / self.forward
+            return self.known[key]
+
+        return _linear(given, count)
 
     def _blocks(self, start):
         """How many parts of the network a sanity check draws anew."""
