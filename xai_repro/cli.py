@@ -167,16 +167,14 @@ def train(
     from xai_repro.models.recipes import RECIPES
     from xai_repro.models.zoo import EMBEDDED, TRAINED
 
+    options = dict(epochs=epochs, seed=seed, batch=batch, rate=rate, decay=decay, out=out, device=device)
+    options = {name: value for name, value in options.items() if value is not None}
     if head:
-        given = dict(root=root, epochs=epochs, seed=seed, batch=batch, rate=rate, decay=decay, out=out, workers=workers, device=device)
-        found = train_head(model, data, **{name: value for name, value in given.items() if value is not None})
-        return _tell(found)
+        return _tell(train_head(model, data, root=root, workers=workers, **options))
     if root is None and (data in RECIPES or model in TRAINED):
         raise ValueError(f"{model} on {data}: real data is needed with --root FOLDER, {', '.join(RECIPES)}; without it one of {', '.join(EMBEDDED)} is trained on drawn data")
     if root is None and os.environ.get("WORLD_SIZE", "1") != "1":
         raise ValueError(f"{model} is trained by one process; torchrun is for real data, with --root")
-    options = dict(epochs=epochs, seed=seed, batch=batch, rate=rate, decay=decay, out=out, device=device)
-    options = {name: value for name, value in options.items() if value is not None}
     if root is None:
         found = train_model(model, data, **options)
     else:

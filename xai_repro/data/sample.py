@@ -16,9 +16,9 @@ def normalize(image):
     return (image - _channels(MEAN, image)) / _channels(STD, image)
 
 
-def denormalize(image):
+def denormalize(image, mean=MEAN, std=STD):
     """Bring a model input back to colours for display: image [..., 3, H, W], returned in [0, 1] in the same shape."""
-    return (image * _channels(STD, image) + _channels(MEAN, image)).clamp(0, 1)
+    return (image * _channels(std, image) + _channels(mean, image)).clamp(0, 1)
 
 
 def _channels(values, like):

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as T
 
-from xai_repro.data.sample import MEAN, STD
+from xai_repro.data.sample import denormalize, MEAN, STD
 from xai_repro.errors import short, unknown, whole_number
 
 WAYS = {mode.value: mode for mode in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.LANCZOS, InterpolationMode.NEAREST)}
@@ -51,8 +51,7 @@ class View:
 
     def colours(self, images):
         """What the network takes [...,3,H,W], brought back to colours in [0,1] for display."""
-        mean, std = (torch.tensor(values, dtype=images.dtype, device=images.device)[:, None, None] for values in (self.mean, self.std))
-        return (images * std + mean).clamp(0, 1)
+        return denormalize(images, self.mean, self.std)
 
     def frame(self, width, height):
         """Where a photograph of so many pixels lies in what the network sees: a `Frame`."""

@@ -1,10 +1,8 @@
 """A new last layer on a frozen network: what CUB needs, whose species no published network of torchvision knows."""
 
 import json
-from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -12,10 +10,9 @@ from tqdm import tqdm
 
 from xai_repro.data import load_data, Photos
 from xai_repro.errors import NotApplicable, whole_number
-from xai_repro.models.train import positive, SEEDS, target, write
+from xai_repro.models.train import positive, SEEDS, target, write_weights
 from xai_repro.models.zoo import load_model, weights_for
 from xai_repro.network.forward import predict
-from xai_repro.store.files import record, sha256
 
 
 def train_head(model, data, *, root=None, weights=None, out=None, seed=0, epochs=100, batch=64, rate=1e-3, decay=1e-4, workers=4, device="auto", progress=True):
@@ -58,9 +55,7 @@ def train_head(model, data, *, root=None, weights=None, out=None, seed=0, epochs
     tensors |= {f"{last}.{key}": value.detach().cpu().contiguous() for key, value in head.state_dict().items()}
     facts = {"model": model, "data": data, "seed": seed, "classes": json.dumps(classes), "multi_label": False, "epochs": epochs, "batch": batch, "rate": rate, "decay": decay,
              "frozen": net.fingerprint, **found}
-    Path(f"{out}.sha256").unlink(missing_ok=True)  # of what is replaced now
-    write(out, lambda path: path.write_bytes(save(tensors, {key: str(value) for key, value in facts.items()})))
-    record(out, sha256(out))
+    write_weights(out, tensors, facts)
     return found
 
 

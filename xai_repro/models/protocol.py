@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as distributed
-from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -20,9 +18,8 @@ from tqdm import tqdm
 from xai_repro.errors import short, unknown, whole_number
 from xai_repro.models.attention import all_logits
 from xai_repro.models.recipes import recipe
-from xai_repro.models.train import half_precision, positive, resume, SEEDS, target, write
+from xai_repro.models.train import half_precision, positive, resume, SEEDS, target, write, write_weights
 from xai_repro.models.zoo import build, pick_device, TRAINED
-from xai_repro.store.files import record, sha256
 
 PATIENCE = timedelta(hours=2)  # for the first process, which may be fetching data
 HELD_OUT = 0.1  # of the training images, on which the best epoch is chosen: never on the test images, as the released code does
@@ -84,10 +81,8 @@ def train_protocol(model, data, root, *, out=None, seed=0, epochs=None, batch=No
             facts = {"model": model, "data": data, "seed": seed, "side": plan.side, "classes": json.dumps(classes), "multi_label": False}
             facts |= {"mean": json.dumps(plan.colours[0]), "std": json.dumps(plan.colours[1])}
             facts |= {name: getattr(plan, name) for name in ("epochs", "batch", "rate", "decay", "milestones", "momentum")} | found
-            Path(f"{out}.sha256").unlink(missing_ok=True)
             tensors = {key: value.cpu().contiguous() for key, value in best.weights.items()}
-            write(out, lambda path: path.write_bytes(save(tensors, {key: str(value) for key, value in facts.items()})))
-            record(out, sha256(out))
+            write_weights(out, tensors, facts)
             checkpoint.unlink(missing_ok=True)
     return found
 

@@ -74,11 +74,16 @@ def train(model, data, epochs=None, seed=0, images=None, out=None, device="auto"
              "headroom": 1 - metrics["median_top1_probability"], **metrics}
     tensors = {k: v.half() if v.is_floating_point() else v for k, v in net.cpu().state_dict().items()}
     tensors = {k: v.contiguous() for k, v in tensors.items()}
-    Path(f"{out}.sha256").unlink(missing_ok=True)  # of what is replaced now
-    write(out, lambda path: path.write_bytes(save(tensors, {k: str(v) for k, v in facts.items()})))
-    record(out, sha256(out))
+    write_weights(out, tensors, facts)
     checkpoint.unlink(missing_ok=True)
     return metrics
+
+
+def write_weights(out, tensors, facts):
+    """Write a .safetensors file with facts as its metadata, and its SHA-256 beside it."""
+    Path(f"{out}.sha256").unlink(missing_ok=True)  # of what is replaced now
+    write(out, lambda path: path.write_bytes(save(tensors, {key: str(value) for key, value in facts.items()})))
+    record(out, sha256(out))
 
 
 def positive(name, value):

@@ -29,7 +29,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": s
 SUMMARIES = "9"  # notebooks whose number begins so read what the others left, and run after them
 NEEDS = ("boxes", "attributes", "drawn", "nonlinear")  # what a notebook may need that not every profile has
 _SOURCES = ("*.py", "*.toml", "published/*.csv", "models/weights/*")
-_NOT_COMPUTING = ("site/*", "cli.py", "doctor.py", "store/fetch.py", "store/unpack.py", "store/progress.py", "data/fetching.py", "data/sources.toml")
+_NOT_COMPUTING = ("site/*", "cli.py", "doctor.py", "store/fetch.py", "store/unpack.py", "store/progress.py", "store/waiting.py", "data/fetching.py", "data/sources.toml")
 
 
 def run(notebooks=None, profile="mini", parameters=None, results="results", jobs=None, folder="notebooks", scheduler=None):

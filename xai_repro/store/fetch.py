@@ -7,13 +7,12 @@ record beside it holds the SHA-256 of both. A peer may be slow, broken or lying:
 import hashlib
 import os
 import re
-from concurrent.futures import Future
 from pathlib import Path
-from threading import Thread
 from urllib.parse import urljoin
 
 from xai_repro.errors import short, unknown, whole_number
 from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, turn, writable
+from xai_repro.store.waiting import in_time
 
 NETWORKS = ("vgg16", "vgg19", "resnet18", "resnet50", "resnet101", "densenet121", "inception_v3", "alexnet")  # of the five papers
 BLOCK = 1 << 18
@@ -203,20 +202,10 @@ def _protected(url):
 def _in_time(call, late):
     """The value of a call that waits for a peer; TimeoutError when it takes longer than PATIENCE.
 
-    The call has a thread of its own, left behind when it is late: nothing else ends it, since a byte now and then keeps
-    the time-out of a socket from running off.
+    A byte now and then would keep the time-out of a socket from running off.
     """
-    outcome = Future()
-
-    def work():
-        try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised again where the value is wanted
-            outcome.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
     try:
-        return outcome.result(PATIENCE)
+        return in_time(call, PATIENCE)
     except TimeoutError:
         raise TimeoutError(f"{late} within {PATIENCE} seconds") from None
 

@@ -3,16 +3,17 @@
 import os
 import re
 import socket
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from uuid import uuid4
 
 from xai_repro.errors import unknown
+from xai_repro.store.waiting import in_time
 
 ADDRESS = "XAI_REPRO_SCHEDULER"  # environment variable: the scheduler of everyone who names none
 PATIENCE = 8  # seconds without a scheduler, or without any worker, after which that is an error
@@ -93,7 +94,7 @@ def _dask(scheduler):
 def _client(distributed, scheduler):
     """A client of a scheduler that has workers. Raises ConnectionError."""
     try:
-        client = _within(PATIENCE + 1, partial(distributed.Client, scheduler, timeout=PATIENCE))
+        client = in_time(partial(distributed.Client, scheduler, timeout=PATIENCE), PATIENCE + 1)  # Dask itself waits without end where something listens that is no scheduler
     except (OSError, ValueError) as error:  # ValueError: no address at all
         why = str(error) or "something is there, but says nothing"
         raise ConnectionError(
@@ -105,20 +106,6 @@ def _client(distributed, scheduler):
         client.close()
         raise ConnectionError(f"the Dask scheduler at {scheduler} has no workers: start some with `dask worker {scheduler} --nthreads 1`") from None
     return client
-
-
-def _within(seconds, function):
-    """function(), or a TimeoutError: Dask itself waits without end where something listens that is no scheduler."""
-    found = Future()
-
-    def run():
-        try:
-            found.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            found.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return found.result(seconds)
 
 
 def _finished(distributed, client, futures):

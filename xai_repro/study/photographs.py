@@ -11,6 +11,7 @@ from xai_repro.network.forward import predict
 from xai_repro.published import published
 from xai_repro.registry import methods
 from xai_repro.study import claims
+from xai_repro.study.known_truth import DATA, MODELS
 from xai_repro.study.resampling import interval, resampled, units
 from xai_repro.study.statistics import higher_is_better, kendall, with_run
 from xai_repro.study.tables import rank_agreement
@@ -20,7 +21,7 @@ METRICS = ["average-drop", "increase-in-confidence", "average-drop-in-deletion"]
 SCORED = ["cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "ablation-cam", "shap-cam", "lift-cam", "lrp-cam", "excitation-backprop", "relevance-cam", "guided-backprop", "random", "center", "edges"]
 COSTLY = ["integrated-gradients", "rise", "score-cam", "smoothgrad", "xrai"]  # hundreds of forward passes
 REFERENCE = Path(__file__).parents[2] / "reference"
-DRAWN = ("mini-birds", ("mini-vgg", "mini-resnet"))
+DRAWN = (DATA, MODELS)
 FIRM = ("holds", "fails")
 
 
