@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import pytest
 from toy_notebooks import write
 
@@ -90,22 +89,6 @@ def test_the_book_names_the_command_for_a_notebook_that_was_not_run(here):
     write(here / "notebooks", "10_a")
     with pytest.raises(FileNotFoundError, match="xai-repro run 10_a --profile smoke"):
         book.book("smoke")
-
-
-def test_a_page_says_its_profile_and_hides_what_was_injected():
-    cells = [
-        nbformat.v4.new_markdown_cell("# Title"),
-        nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["injected-parameters"]}),
-    ]
-    run = {
-        "parameters": {"profile": "smoke", "results": "..", "n": 1},
-        "end_time": "2026-01-02T03:04:05",
-        "input_path": "/a/b.ipynb",
-    }
-    page = book.page(nbformat.v4.new_notebook(cells=cells, metadata={"papermill": run}))
-    assert page.cells[1].source == "*Profile `smoke`, run on 2026-01-02, with `n` = `1`.*"
-    assert "remove-cell" in page.cells[2].metadata.tags and "papermill" not in page.metadata
-    nbformat.validate(page)
 
 
 @pytest.mark.slow

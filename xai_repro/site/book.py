@@ -13,12 +13,15 @@ from xai_repro.errors import like
 from xai_repro.published import papers, published
 from xai_repro.site import places
 from xai_repro.site.driver import select
+from xai_repro.site.page import __file__ as of_page, page, SERVED
 from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
 from xai_repro.store.files import path_of, writable
 from xai_repro.study.profiles import profile as settings
 
 MARK = ".xai-repro-book"  # stands in a folder that sites are built in: nothing is replaced where it does not
-_FILES = (".csv", ".svg", ".png")  # of what notebooks write, the part that pages show
+_FILES = (".csv", ".svg", ".png", ".webp", ".html", ".js", ".parquet")  # of what notebooks write, the part that pages show or offer
+_READ = (".csv", ".html")  # and of this the part that the builder itself reads
+_OFFERED = "_offered"  # folder that the builder copies into the site as it is
 _UNFINISHED = ".building-"
 
 
@@ -40,10 +43,10 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
         command = f"xai-repro run {' '.join(missing)} --profile {profile} --results {results}"
         raise FileNotFoundError(f"not executed with profile {profile}: {', '.join(missing)}; run: {command}")
     _claim(out, [pages, Path(folder), place])
-    wanted = [p for p in sorted(place.glob("[0-9]*/**/*")) if p.suffix in _FILES]
+    wanted = _wanted(place)
     sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *wanted]
     index = out / "html" / "index.html"
-    same = {"profile": profile, "printed": published().to_csv(), "builder": Path(__file__).read_text(encoding="utf-8")}
+    same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page)]}
     task = {
         "name": "book",
         "actions": [(_build, [pages, notebooks, place, out])],
@@ -96,13 +99,19 @@ def _gather(source, pages, notebooks, place):
     shutil.copytree(pages, source)
     (source / "notebooks").mkdir(exist_ok=True)
     for path in notebooks:
-        nbformat.write(page(nbformat.read(path, as_version=4)), source / "notebooks" / path.name)
-    for path in place.glob("[0-9]*/**/*"):
-        if path.suffix in _FILES:
-            copy = source / "results" / path.relative_to(place)
+        nbformat.write(page(nbformat.read(path, as_version=4), path.stem, place), source / "notebooks" / path.name)
+    for path in _wanted(place):
+        folders = [source / _OFFERED / SERVED] + [source / "results"] * (path.suffix in _READ)
+        for copy in (folder / path.relative_to(place) for folder in folders):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+    (source / _OFFERED).mkdir(exist_ok=True)
     _printed_tables(source / "results" / "published")
+
+
+def _wanted(place):
+    """The files of the notebooks that pages show or offer."""
+    return [p for p in sorted(place.glob("[0-9]*/**/*")) if p.suffix in _FILES]
 
 
 def _sphinx(source, site, log):
@@ -113,28 +122,6 @@ def _sphinx(source, site, log):
              "-W", "--keep-going", "-n", "-q"],
             stdout=text, stderr=subprocess.STDOUT, env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
         ).returncode  # fmt: skip
-
-
-def page(notebook):
-    """An executed notebook as a page: without the injected cell, with a line that says which profile the numbers are from."""
-    run = notebook.metadata.get("papermill", {})
-    given = run.get("parameters", {})
-    others = ", ".join(f"`{name}` = `{value}`" for name, value in given.items() if name not in ("profile", "results"))
-    note = (
-        f"Profile `{given.get('profile')}`, run on {(run.get('end_time') or '')[:10]}"
-        + (f", with {others}" if others else "")
-        + "."
-    )
-    for cell in notebook.cells:
-        tags = cell.metadata.setdefault("tags", [])
-        if "injected-parameters" in tags:
-            tags.append("remove-cell")
-        if "parameters" in tags:
-            tags.append("hide-input")
-        cell.metadata.pop("papermill", None)
-    notebook.metadata.pop("papermill", None)
-    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(f"*{note}*", id="profile"))
-    return notebook
 
 
 def _printed_tables(folder):

@@ -16,6 +16,7 @@ from xai_repro.models import load_model, trainings
 from xai_repro.models.zoo import EMBEDDED, weights_for
 from xai_repro.network.layers import place
 from xai_repro.registry import check_hyper, method_info, methods as known_methods, metric_info, metrics as known_metrics
+from xai_repro.study.provenance import saw
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,9 @@ def load_pair(model, data, limit=None, split="test", device="cpu"):
     """
     images = load_data(data, split, limit=limit)
     network = the_model(model, images, device)
-    return network, the_data(images, network)
+    images = the_data(images, network)
+    saw(str(model), getattr(network, "fingerprint", ""), str(data), getattr(images, "fingerprint", ""), (0, len(images)))
+    return network, images
 
 
 def channels(model, data):

@@ -1,7 +1,4 @@
-"""Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written but by `save`."""
-
-from functools import wraps
-from pathlib import Path
+"""Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written."""
 
 import matplotlib as mpl
 import numpy as np
@@ -12,39 +9,12 @@ from matplotlib.patches import Rectangle
 
 from xai_repro.data import denormalize, View
 from xai_repro.registry import method_info
-from xai_repro.store.files import whole
+from xai_repro.study.figures import COLOURS, MARKERS, save, show, styled  # noqa: F401 - save and show are part of plots to callers
 from xai_repro.study.statistics import EMPTY, higher_is_better
 
-# The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
-MARKERS = "osD^vPX*"
 HEAT, DIVERGING = "inferno", "RdBu_r"  # perceptually uniform; zero in the middle, in white
-
-# Sizes in points that stay readable when a figure of 7 inches is shown on a phone.
-STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
-    "figure.facecolor": "white",  # not transparent: black text has to stay legible on a dark page
-    "savefig.facecolor": "white",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "xai-repro",  # the same figure, the same file
-}
 WIDTH = 7
 GREY = np.array([0.299, 0.587, 0.114])
-
-
-def styled(figure):
-    """Draw a figure under this module's style and leave matplotlib's own settings alone."""
-
-    @wraps(figure)
-    def wrapped(*arguments, **options):
-        with mpl.rc_context({**mpl.rcParamsDefault, "backend": mpl.rcParams["backend"], **STYLE}):
-            return figure(*arguments, **options)
-
-    return wrapped
 
 
 @styled
@@ -341,25 +311,3 @@ def _grid(panels, height):
     for axis in axes[panels:]:
         axis.set_axis_off()
     return figure, axes
-
-
-def save(figure, path, dpi=150):
-    """Write a figure, complete or not at all: .svg for charts, .png for images; the same figure gives the same bytes.
-
-    Raises ValueError for another ending.
-    """
-    path = Path(path)
-    if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"'{path.name}': figures are written as .svg (charts) or .png (images)")
-    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with whole(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata, bbox_inches="tight", pad_inches=0.05)
-    return path
-
-
-def show(figure, path):
-    """Save a figure and return it as what a notebook displays."""
-    from IPython.display import SVG, Image
-
-    path = save(figure, path)
-    return SVG(filename=str(path)) if path.suffix == ".svg" else Image(filename=str(path))

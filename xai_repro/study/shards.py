@@ -5,12 +5,9 @@ A digest over the content and the file's own name stands in the file, so that no
 
 import inspect
 import json
-import platform
 import re
-import subprocess
 import warnings
-from functools import lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -24,9 +21,9 @@ from xai_repro.registry import method_info, methods as known_methods, metric_inf
 from xai_repro.store import fingerprint
 from xai_repro.store.files import whole, writable
 from xai_repro.study.asked import device_of, explains_again, in_run
+from xai_repro.study.provenance import commit, device_name, saw, versions
 
 COLUMNS = ["paper", "dataset", "model", "run", "image_id", "target", "method", "hyper", "metric", "value", "seconds", "empty", "negative", "correct", "difficult", "status"]
-ROOT = Path(__file__).parents[2]
 
 
 def check_folder(results):
@@ -130,11 +127,10 @@ def _hyper_text(method, metric):
 
 def _provenance(job, model, method, metric, rows):
     hyper = {one.name: {**info(one.name).hyper, **one.arguments} for one, info in ((method, method_info), (metric, metric_info))}
-    device = device_of(model)
     return {
-        "commit": _commit(),
-        "versions": _versions(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})",
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_name(device_of(model)),
         "seed": in_run(method, job.run).get("seed", hyper[method.name].get("seed")),
         "model": job.model_label,
         "run": job.run,
@@ -146,29 +142,6 @@ def _provenance(job, model, method, metric, rows):
         "profile": job.profile,
         "rows": rows,
     }
-
-
-@lru_cache
-def _versions():
-    found = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "xai-repro"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = ""
-    return found
-
-
-@lru_cache
-def _commit():
-    """The commit of the checkout this library runs from, with "+" if files differ from it; "" outside a checkout."""
-    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, check=True)
-    try:
-        top, head = git(["git", "rev-parse", "--show-toplevel", "HEAD"]).stdout.split("\n")[:2]
-        changed = git(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return f"{head}{'+' if changed else ''}" if Path(top) == ROOT else ""
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -257,6 +230,8 @@ def _whole_or_none(path, reader, what, then):
 
 def frame_of(table, key, paper):
     model_label, data_label, _, method, metric = key
+    made = json.loads(table.schema.metadata[b"xai_repro"])
+    saw(model_label, made["weights"], data_label, made["images"], made["block"], **{name: made[name] for name in ("commit", "versions", "device", "seed")})
     given = {"method": method.name} if method.label != method.name else {}
     frame = table.to_pandas()
     frame["hyper"] = json.dumps(json.loads(_hyper_text(method, metric)) | given, sort_keys=True)
