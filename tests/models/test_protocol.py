@@ -51,6 +51,7 @@ def test_a_training_from_the_first_epoch_to_the_file(tmp_path):
 def test_held_out_images_are_seen_neither_in_training_nor_from_the_test():
     shown, held, tested = protocol._images(recipes.recipe("blots"), ".", False)
     assert len(shown) == 54 and len(held) == 6 and not set(shown.indices) & set(held.indices)
+    torch.manual_seed(0)  # two draws may fall together
     assert torch.equal(held[0][0], held[0][0]) and not torch.equal(shown[0][0], shown[0][0])  # moved at random, for training alone
     assert held.dataset.offset == shown.dataset.offset == 0 and tested.offset == 1000
 

@@ -101,8 +101,9 @@ def _facts(made, profile):
         yield f"images of {label}", f"{known['images']}; {_hashes(known['fingerprints'])}"
 
 
-def _hashes(found):
-    return ", ".join(f"<code>{escape(str(one)[:12])}</code>" for one in found) or "no fingerprint"
+def _hashes(found, most=5):
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(f"<code>{escape(str(one)[:12])}</code>" for one in found[:most]) + more or "no fingerprint"
 
 
 def _inline(text):
