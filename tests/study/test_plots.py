@@ -1,5 +1,7 @@
 """plots: what is drawn, refused and written."""
 
+from base64 import b64decode
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -139,7 +141,7 @@ def test_boxes_are_outlined_in_every_row(two_images):
 
 def test_show_writes_what_it_displays(two_images, tmp_path):
     shown = plots.show(plots.strip(two_images, maps("grad-cam")["grad-cam"]), tmp_path / "new" / "strip.png")
-    assert shown.data == (tmp_path / "new" / "strip.png").read_bytes()
+    assert b64decode(shown.content["image/png"]) == (tmp_path / "new" / "strip.png").read_bytes()
 
 
 def test_nothing_at_all_is_a_figure_that_says_so(two_images, tmp_path):
