@@ -2,7 +2,6 @@
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -37,6 +36,8 @@ def panel(images, maps, titles=None, signed=(), view=View()):
         raise ValueError(f"signed names no map: {', '.join(missing)}; possible: {', '.join(maps)}")
     if not rows:
         return _nothing()
+    from seaborn import despine  # here, since its import takes a second
+
     colours = view.colours(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     grey = colours @ GREY
     columns = 1 + len(maps)
@@ -46,7 +47,7 @@ def panel(images, maps, titles=None, signed=(), view=View()):
     axes = figure.subplots(rows, columns, squeeze=False)
     for (row, column), axis in np.ndenumerate(axes):
         axis.set(xticks=[], yticks=[])
-        sns.despine(ax=axis, left=True, bottom=True)
+        despine(ax=axis, left=True, bottom=True)
         label = ["image", *maps][column]
         if row == 0:
             lines = _in_lines(label, tile)
