@@ -118,6 +118,8 @@ def _nothing():
 
 def _draw_map(axis, grey, values, signed):
     values = torch.as_tensor(values).detach().cpu().float().nan_to_num().double().numpy()  # room for the span of the largest
+    if not (values if signed else values.clip(min=0)).any():
+        axis.text(0.5, 0.5, "empty", transform=axis.transAxes, ha="center", va="center", fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})
     if signed:
         bound = np.abs(values).max() or 1
         axis.imshow(values, cmap=DIVERGING, vmin=-bound, vmax=bound)
