@@ -12,6 +12,7 @@ from functools import cached_property
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from xai_repro.explain import coefficients, explain
@@ -43,7 +44,7 @@ SAYS = {  # what each map shows; the right ones first
     "least part": "the part that matters least",
     "beside": "all that is not the bird, and one pixel of the part that matters most",
     "new noise": "noise that is drawn anew whenever the network changes",
-    "strongest channel": f"coefficients of {METHOD}, and the opposite of a large one on the channel that says most here",
+    "other place": f"coefficients of {METHOD}, less what is active where its map is highest",
 }
 MAPS = {"unit": "maps scaled to [0,1]", "raw": "maps as the method gives them", "coefficients": "coefficients of activation maps"}
 TRUTH = {"box": "boxes", "mask": "mask", "near": "mask and 15 pixels around it", "parts": "parts and their worth", None: ""}
@@ -179,9 +180,10 @@ def _known(batch):
 def _coefficients(batch):
     """A map as METHOD has it by other coefficients, and another map by coefficients that are nearer to those of METHOD: {name: (alpha [B,K], map [B,H,W])}."""
     alpha, A = coefficients(batch.model, batch.x, batch.y, METHOD), Split(batch.model, batch.x).A
-    length, loud = alpha.norm(dim=1, keepdim=True), (alpha[..., None, None] * A).clamp(min=0).sum((2, 3))
-    quiet = A.abs().sum((2, 3)).argmin(1, keepdim=True)
-    found = {"weakest channel": alpha.scatter_add(1, quiet, length), "strongest channel": alpha.scatter_add(1, loud.argmax(1, keepdim=True), -length / 2)}
+    length, quiet = alpha.norm(dim=1, keepdim=True), A.abs().sum((2, 3)).argmin(1, keepdim=True)
+    highest = weighted(alpha, A).flatten(1).argmax(1)
+    there = F.normalize(A.flatten(2)[range(len(A)), :, highest])
+    found = {"weakest channel": alpha.scatter_add(1, quiet, 3 * length), "other place": alpha - (alpha * there).sum(1, keepdim=True) * there}
     return {name: (one, upsample(weighted(one, A), batch.x.shape[-2:])) for name, one in found.items()}
 
 
@@ -209,8 +211,9 @@ def takes(name, passes, **hyper):
     info = metric_info(name)
     better = "Higher" if info.higher_is_better else "Lower"
     truth = f", and the object's {TRUTH[info.truth]}" if info.truth else ""
-    settings = ", ".join(f"`{key}={value!r}`" for key, value in (info.hyper | hyper).items()) or "none"
-    return f"{better} is better. Takes {MAPS[info.maps]}{truth}. Costs {passes:.3g} forward passes for an image and a map here. Hyper-parameters: {settings}."
+    settings = ", ".join(f"`{key}={round(value, 4) if isinstance(value, float) else repr(value)}`" for key, value in (info.hyper | hyper).items()) or "none"
+    cost = f"{passes:.3g} forward passes" if passes else "no forward pass"
+    return f"{better} is better. Takes {MAPS[info.maps]}{truth}. Costs {cost} for an image and a map here. Hyper-parameters: {settings}."
 
 
 def said(case):
