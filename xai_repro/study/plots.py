@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 from xai_repro.data import denormalize, View
 from xai_repro.registry import method_info
 from xai_repro.study.figures import COLOURS, MARKERS, save, show, styled  # noqa: F401 - save and show are part of plots to callers
+from xai_repro.study.slopes import slopes  # noqa: F401 - part of plots to callers
 from xai_repro.study.statistics import EMPTY, higher_is_better
 
 HEAT, DIVERGING = "inferno", "RdBu_r"  # perceptually uniform; zero in the middle, in white

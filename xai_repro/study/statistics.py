@@ -15,6 +15,7 @@ __all__ = ["interval", "RESAMPLES", "resampled_means"]  # asked for here, too
 BY = ("dataset", "model", "method", "hyper", "metric")
 EMPTY = 0.1  # from this share of empty maps on, a mean is that of the images that were easy enough to get a map
 ASYMPTOTIC = 10  # one permutation's error is bounded and no power law yet
+NO_SHARES = {"cosine-to", "cosine-to-std", "part-correlation", "completeness", "outside-inside-ratio", "sanity-cascading", "sanity-independent", "milliseconds"}  # not shown in percent
 TIME = "milliseconds"  # the papers' unit for the cost of an explanation; ours is the column `seconds`
 
 
