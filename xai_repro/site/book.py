@@ -14,6 +14,7 @@ from xai_repro.published import papers, published
 from xai_repro.site import places
 from xai_repro.site.driver import select
 from xai_repro.site.page import __file__ as of_page, page, SERVED
+from xai_repro.site.picker import __file__ as of_picker
 from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
 from xai_repro.store.files import path_of, writable
 from xai_repro.study.profiles import profile as settings
@@ -46,7 +47,7 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
     wanted = _wanted(place)
     sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *wanted]
     index = out / "html" / "index.html"
-    same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page)]}
+    same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page, of_picker)]}
     task = {
         "name": "book",
         "actions": [(_build, [pages, notebooks, place, out])],

@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 from PIL import Image
 
+from xai_repro.site.picker import picker
+
 SERVED = "files"  # folder of the site with what notebooks wrote, NN_name/... in it
 _POINT = 96 / 72  # pixels of a browser
 
@@ -23,6 +25,7 @@ def page(notebook, name, place):
             tags.append("remove-cell" if "injected-parameters" in tags else "hide-input")
             profile = given.get("parameters", {}).get("profile", "mini")
             cell.outputs = [_with_way_back(output, name, profile, place) for output in cell.outputs]
+            cell.outputs = [picker(cell.outputs, cell.id)] if "picker" in tags else cell.outputs
         cell.metadata.pop("papermill", None)
     first = [cell for cell in notebook.cells if "result" in cell.metadata["tags"]]
     others = [cell for cell in notebook.cells if "result" not in cell.metadata["tags"]]

@@ -38,7 +38,8 @@ def study(methods="*", profile="mini", results=None):
 
     Methods that the profile calls costly explain at most FEW images.
     """
-    settings, asked = settings_of(profile), list(MODELS)
+    settings = settings_of(profile)
+    asked = [model for model in MODELS if model in settings["models"]] or list(MODELS)
     limit, names = settings["truth"], known_methods(methods)
     some = {False: [name for name in names if name not in settings["costly"]], True: [name for name in names if name in settings["costly"]]}
     rows = [
