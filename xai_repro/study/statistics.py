@@ -15,6 +15,7 @@ __all__ = ["interval", "RESAMPLES", "resampled_means"]  # asked for here, too
 BY = ("dataset", "model", "method", "hyper", "metric")
 EMPTY = 0.1  # from this share of empty maps on, a mean is that of the images that were easy enough to get a map
 ASYMPTOTIC = 10  # one permutation's error is bounded and no power law yet
+NO_SHARES = {"cosine-to", "cosine-to-std", "part-correlation", "completeness", "outside-inside-ratio", "sanity-cascading", "sanity-independent", "milliseconds"}  # not shown in percent
 TIME = "milliseconds"  # the papers' unit for the cost of an explanation; ours is the column `seconds`
 
 
@@ -159,7 +160,7 @@ def against_controls(df, controls=("random", "center")):
     means, found = summary(df).dropna(subset=["mean"]), []
     for (dataset, model, metric), part in means.groupby(["dataset", "model", "metric"], sort=False):
         sign = 1 if higher_is_better(metric) else -1
-        explaining, knowing_nothing = part[~part["method"].map(_is_control) & ~(part["empty"] >= EMPTY)], part[part["method"].isin(controls)]
+        explaining, knowing_nothing = part[~part["method"].map(is_control) & ~(part["empty"] >= EMPTY)], part[part["method"].isin(controls)]
         if explaining.empty or knowing_nothing.empty:
             continue
         best, rival = (rows.loc[(sign * rows["mean"]).idxmax()] for rows in (explaining, knowing_nothing))
@@ -177,7 +178,8 @@ _AGAINST = [
 ]  # fmt: skip
 
 
-def _is_control(name):
+def is_control(name):
+    """Whether this is the name of a control, which looks at no network."""
     return name in methods("*") and method_info(name).family == "control"
 
 
