@@ -83,7 +83,7 @@ def pairs(gap, spread=0.0, n=40, metric="average-drop"):
 
 
 def test_a_difference_counts_in_the_direction_of_its_metric():
-    assert said.pair(pairs(-0.1), "average-drop", ("a", "b")) == "On mini-vgg, mini-birds, average drop: *a* is better than *b* by 10.0 points (10.0 to 10.0) (40 images, 1 network)."
+    assert said.pair(pairs(-0.1), "average-drop", ("a", "b")) == "On mini-vgg, mini-birds, average drop: *a* is better than *b* by 10.0 points (10.0 to 10.0); 40 images, 1 network."
     assert "*a* is worse than *b* by 10.0 points (10.0 to 10.0)" in said.pair(pairs(0.1), "average-drop", ("a", "b"))
     assert "*a* is better than *b* by 10.0 points" in said.pair(pairs(0.1, metric="insertion"), "insertion", ("a", "b"))
     assert "*a* is better than *b* by 0.100 (" in said.pair(pairs(0.1, metric="cosine-to"), "cosine-to", ("a", "b"))
@@ -92,7 +92,7 @@ def test_a_difference_counts_in_the_direction_of_its_metric():
 
 def test_a_difference_whose_interval_holds_zero_is_undecided():
     text = said.pair(pairs(0.005, spread=0.2), "average-drop", ("a", "b"))
-    assert "*a* is worse than *b* by 0.5 points (-" in text and ", which is undecided (" in text
+    assert "*a* is worse than *b* by 0.5 points (-" in text and ", which is undecided; 40 images" in text
     assert "undecided" not in said.pair(pairs(0.1, spread=0.05), "average-drop", ("a", "b"))
     assert ", which is undecided on so few images" in said.pair(pairs(0.1, n=8), "average-drop", ("a", "b"))
     assert "*a* is as good as *b*" in said.pair(pairs(0.0), "average-drop", ("a", "b"))
@@ -116,8 +116,10 @@ def test_every_row_in_words_but_those_without_a_number():
 def test_controls_that_are_not_beaten_are_named_by_metric():
     against = pd.DataFrame({"dataset": "d", "model": ["m", "m", "k"], "metric": ["average-drop", "insertion", "insertion"], "control": ["random", "center", "center"], "apart": ["no", "yes", "yes"]})
     text = said.controls(against)
-    assert text.startswith("In 2 of 3 comparisons (2 metrics; d with m and d with k) the best method is better than the control") and "(*center* and *random*)" in text
-    assert text.endswith("; not so in average drop (1 of 1).") and said.controls(against.assign(apart="yes")).endswith("do not overlap.") and said.controls(against[:0]) == ""
+    start = "In 2 of 3 comparisons (2 metrics, 2 networks, 1 data set) the best method is better than the better of the controls *center* and *random*, which know nothing of the network"
+    assert text == f"{start}, and the intervals do not overlap; not so in average drop (1 of 1)."
+    alone = said.controls(against.assign(apart="yes", control="random"))
+    assert "than the control *random*, which knows nothing" in alone and alone.endswith("do not overlap.") and said.controls(against[:0]) == ""
 
 
 def test_slopes_hold_what_is_expected_or_do_not():
@@ -139,8 +141,9 @@ def test_agreement_of_one_order():
 def test_agreement_of_several_orders():
     text = said.agreement(ranks(0.2, 0.9), ranks(-1.0, np.nan, needed=0.6))
     assert "in 3 columns" in text and "by more than chance in 1 (average drop of g1) and are opposed by more than chance in 1" in text
-    assert text.endswith("Kendall's tau is from -1.00 to 0.90, from 0.60 to 0.87 would be needed.")
-    assert "by more than chance in none: Kendall's tau is from 0.10 to 0.20, 0.87 would be needed." in said.agreement(ranks(0.1, 0.2))
+    assert text.endswith("Kendall's tau is from -1.00 to 0.90, and from 0.60 to 0.87 would be needed.")
+    assert "by more than chance in none: Kendall's tau is from 0.10 to 0.20, and 0.87 would be needed." in said.agreement(ranks(0.1, 0.2))
+    assert "by more than chance in all of them (" in said.agreement(ranks(0.9, 0.9))
 
 
 def test_agreement_follows_the_rows():
@@ -156,8 +159,9 @@ def test_claims_are_counted_and_those_that_fail_are_quoted():
         "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16."
     )
     assert "4 fail" in said.claims(checked(*["fails"] * 4, "holds")) and "Not true here" not in said.claims(checked(*["fails"] * 4, "holds"))
+    assert said.claims(checked("undecided", "undecided", stands_in="")) == "Both claims tested here are undecided at this size (20 to 21 images, 5 networks)."
     assert said.claims(checked("undecided", stands_in="")) == "The claim tested here, \u201c0: It is so\u201d, is undecided at this size (20 images, 5 networks)."
-    assert said.claims(checked("not run yet")).startswith("No claim of the paper can be tested") and said.claims(checked()).startswith("No claim")
+    assert said.claims(checked("not run yet")) == said.claims(checked()) == "The paper's claims about this ask for more than this profile runs."
 
 
 def test_claims_follow_the_rows():
@@ -182,6 +186,10 @@ def test_stand_ins_are_named():
 
 def test_parts_that_say_nothing_are_left_out():
     assert said.result("a", "", "b") == "a\n\nb" and said.result("") == ""
+
+
+def test_an_asterisk_in_a_name_stays_one():
+    assert said.name("c*LRP") == "*c\\*LRP*"
 
 
 def test_lists_in_words():

@@ -15,9 +15,9 @@ NAMED = 3  # so many names are listed, of more the first ones and how many there
 SAME = 1e-6  # methods that are equal by algebra differ by rounding
 WORDS = {
     "cosine-to": "cosine to SHAP-CAM's coefficients", "iou": "intersection over union", "segmentation-ap": "average precision", "sanity-cascading": "rank correlation (cascading)",
-    "sanity-independent": "rank correlation (independent)", "pointing-energy": "pointing game over all energies", "morf-insertion": "accuracy on the highest pixels alone",
+    "sanity-independent": "rank correlation (independent)", "pointing-game": "accuracy in the pointing game", "pointing-energy": "accuracy in the pointing game over all energies", "morf-insertion": "accuracy with the highest pixels alone",
     "morf-perturbation": "accuracy without the highest pixels", "lerf-perturbation": "accuracy without the lowest pixels", "part-hit": "share of peaks on the deciding part",
-    "part-share": "share of the map on the deciding parts", "outside-inside-ratio": "outside-inside ratio",
+    "part-share": "share of the map on the deciding parts", "outside-inside-ratio": "outside-inside ratio", "overall": "overall score",
 }  # fmt: skip
 
 
@@ -50,11 +50,11 @@ def _best(part, metric, direction, controls):
     same = candidates["merit"] >= first["merit"] - SAME
     near = int((~same & (candidates["low"] <= first["high"]) & (candidates["high"] >= first["low"])).sum())
     verb = "has" if same.sum() == 1 else "have, all the same,"
-    text = f"{listed(_italic(candidates['method'][same]))} {verb} the {'highest' if direction else 'lowest'} {words(metric)}, {estimate(first, metric, sized(first))}"
+    text = f"{listed(map(name, candidates['method'][same]))} {verb} the {'highest' if direction else 'lowest'} {words(metric)}, {estimate(first, metric, sized(first))}"
     if knowing_nothing.any():
         rival = part.loc[part.loc[knowing_nothing, "merit"].idxmax()]
         ahead = rival["merit"] - first["merit"]
-        text += f"; the control *{rival['method']}*" + (" is better with " if ahead > SAME else " is as good with " if ahead >= -SAME else " has ") + number(rival["mean"], metric)
+        text += f"; the control {name(rival['method'])}" + (" is better with " if ahead > SAME else " is as good with " if ahead >= -SAME else " has ") + number(rival["mean"], metric)
     overlap = "the interval of another method overlaps with it" if near == 1 else f"the intervals of {near} other methods overlap with it"
     return text + (f"; {overlap}." if near else ".")
 
@@ -68,7 +68,7 @@ def values(summary, metric, methods=None):
 
 def _values(part, metric, order):
     cells = sorted(part.to_dict("records"), key=lambda cell: order.index(cell["method"]))
-    return f"{words(metric)}: " + ", ".join(f"*{cell['method']}* {estimate(cell, metric)}" for cell in cells) + f"; {sized(part)}."
+    return f"{words(metric)}: " + ", ".join(f"{name(cell['method'])} {estimate(cell, metric)}" for cell in cells) + f"; {sized(part)}."
 
 
 def pair(rows, metric, *pairs):
@@ -83,7 +83,7 @@ def pair(rows, metric, *pairs):
         both = [names for names in pairs if set(names) <= set(part["method"])]
         found = [better(cells, *names, metric, *where, higher=higher_is_better(metric) is not False)[0] for names in both]
         if found:
-            told[where] = f"{words(metric)}: {'; '.join(difference(one, *names, metric) for one, names in zip(found, both))} ({sized(pd.DataFrame(found))})."
+            told[where] = f"{words(metric)}: {'; '.join(difference(one, *names, metric) for one, names in zip(found, both))}; {sized(pd.DataFrame(found))}."
     return _at_each(told)
 
 
@@ -92,17 +92,17 @@ def difference(found, method, than, metric=""):
     mean, low, high = found["estimate"] if "estimate" in found else found["mean"], found["low"], found["high"]
     unit = " points" if in_percent(metric) else ""
     if max(abs(mean), abs(low), abs(high)) < SAME:
-        return f"*{method}* is as good as *{than}*"
+        return f"{name(method)} is as good as {name(than)}"
     sign, word = (1, "better") if mean >= 0 else (-1, "worse")
     mean, low, high = (number(one, metric).removesuffix(" %") for one in (sign * mean, *sorted((sign * low, sign * high))))
-    text = f"*{method}* is {word} than *{than}* by {mean}{unit} ({low} to {high})"
+    text = f"{name(method)} is {word} than {name(than)} by {mean}{unit} ({low} to {high})"
     few = found["n"] < LEAST_IMAGES
     return f"{text}, which is undecided{' on so few images' if few else ''}" if few or found["low"] <= 0 <= found["high"] else text
 
 
 def each(table, template):
     """Every row of a table in the words of a template whose braces name columns, as in "{method} {mean:.2f}"; rows without a number that it asks for are left out."""
-    asked = [name for name in table if f"{{{name}" in template]
+    asked = [column for column in table if f"{{{column}" in template]
     told = [template.format(**row) for row in table.dropna(subset=asked).to_dict("records")]
     return f"{'; '.join(told)}." if told else ""
 
@@ -112,10 +112,10 @@ def controls(against):
     if against.empty:
         return ""
     left = against[against["apart"] != "yes"]
-    places = listed([f"{data} with {model}" for data, model in against[["dataset", "model"]].drop_duplicates().itertuples(index=False)], most=6)
-    rivals = listed(_italic(sorted(set(against["control"]))))
-    text = f"In {len(against) - len(left)} of {_count(len(against), 'comparison')} ({_count(against['metric'].nunique(), 'metric')}; {places}) the best method is better than the control that knows nothing of the network "
-    text += f"({rivals}), with intervals that do not overlap"
+    of = ", ".join(_count(against[column].nunique(), noun) for column, noun in (("metric", "metric"), ("model", "network"), ("dataset", "data set")))
+    rivals = sorted(set(against["control"]))
+    knowing = f"the control {name(rivals[0])}, which knows" if len(rivals) == 1 else f"the better of the controls {listed(map(name, rivals))}, which know"
+    text = f"In {len(against) - len(left)} of {_count(len(against), 'comparison')} ({of}) the best method is better than {knowing} nothing of the network, and the intervals do not overlap"
     named = [f"{words(metric)} ({len(part)} of {(against['metric'] == metric).sum()})" for metric, part in left.groupby("metric", sort=False)]
     return text + (f"; not so in {listed(named, most=9)}." if named else ".")
 
@@ -142,9 +142,10 @@ def agreement(*ranks):
         asked = f"{asked.iat[0]:.2f} would be needed" if len(asked) else "so few methods are in any order by chance"
         return f"The paper's order of {one['methods']} methods and ours {verdict}: Kendall's tau {one['tau']:.2f} ({one['low']:.2f} to {one['high']:.2f}); {asked}."
     named = [f"{metric.replace('-', ' ')} of {group}" for metric, group in found[firm][["metric", "group"]].itertuples(index=False)]
-    text = f"The paper's order of the methods and ours are compared in {len(found)} columns. They agree by more than chance in {firm.sum() or 'none'}"
+    many = "all of them" if firm.all() else firm.sum() or "none"
+    text = f"The paper's order of the methods is compared with ours in {len(found)} columns of its tables. They agree by more than chance in {many}"
     text += (f" ({listed(named)})" if named else "") + (f" and are opposed by more than chance in {against.sum()}" if against.any() else "")
-    return f"{text}: Kendall's tau is {_between(found['tau'])}, " + (f"{_between(asked)} would be needed." if len(asked) else "and so few methods are in any order by chance.")
+    return f"{text}: Kendall's tau is {_between(found['tau'])}, " + (f"and {_between(asked)} would be needed." if len(asked) else "but so few methods are in any order by chance.")
 
 
 def tested(checked, place=""):
@@ -159,14 +160,16 @@ def claims(checked):
     """How the claims came out, which fail, and on what stand-ins: the result of `claims.check`, of those that were tested."""
     checked = tested(checked)
     if checked.empty:
-        return "No claim of the paper can be tested with the images and networks of this profile."
+        return "The paper's claims about this ask for more than this profile runs."
     counts, size = checked["outcome"].value_counts(), sized(checked)
     quoted = [f"\u201c{says.rstrip('.')}\u201d" for says in (checked if len(checked) == 1 else checked[checked["outcome"] == "fails"])["says"]]
     if len(checked) == 1:
         return f"The claim tested here, {quoted[0]}, {_OUTCOMES[checked['outcome'].iat[0]][0]} ({size}). {stand_ins(checked)}".rstrip()
     told = [f"{counts[outcome]} {_OUTCOMES[outcome][int(counts[outcome] > 1)]}" for outcome in _OUTCOMES if outcome in counts]
+    every = "Both" if len(checked) == 2 else f"All {len(checked)}"
+    first = f"{every} claims tested here {told[0].partition(' ')[2]}" if len(told) == 1 else f"Of the {len(checked)} claims tested here {listed(told, most=9)}"
     failing = f"Not true here: {'; '.join(quoted)}." if 0 < len(quoted) <= NAMED else ""
-    return " ".join(filter(None, [f"Of the {len(checked)} claims tested here {listed(told, most=9)} ({size}).", failing, stand_ins(checked)]))
+    return " ".join(filter(None, [f"{first} ({size}).", failing, stand_ins(checked)]))
 
 
 _OUTCOMES = {  # of one, of several
@@ -182,7 +185,7 @@ def stand_ins(table):
         found = [f"{used} for {listed([real for one, real in pairs if one == used], most=9)}" for used in dict.fromkeys(used for used, _ in pairs)]
         return f"Stand-ins: {'; '.join(found)}." if found else ""
     known = {*STANDS_IN.values(), *ON_PHOTOGRAPHS.values()}
-    found = [name for key in ("dataset", "model") if key in table for name in dict.fromkeys(table[key]) if name in known]
+    found = [one for key in ("dataset", "model") if key in table for one in dict.fromkeys(table[key]) if one in known]
     return f"{listed(found, most=9)} stand{'s' if len(found) == 1 else ''} in for the paper's data and networks." if found else ""
 
 
@@ -203,6 +206,11 @@ def estimate(cell, metric="", more=""):
     """A mean and its interval: "12.3 % (10.1 to 14.2)". cell: a row of a summary; more: what the brackets hold besides."""
     ends = " to ".join(number(cell[end], metric).removesuffix(" %") for end in ("low", "high"))
     return f"{number(cell['mean'], metric)} ({ends}{f'; {more}' if more else ''})"
+
+
+def name(method):
+    """A method as a sentence names it."""
+    return f"*{str(method).replace('*', chr(92) + '*')}*"
 
 
 def words(metric):
@@ -229,10 +237,6 @@ def _count(many, noun):
 
 def _between(numbers):
     return f"{numbers.min():.2f}" if numbers.max() - numbers.min() < 0.005 else f"from {numbers.min():.2f} to {numbers.max():.2f}"
-
-
-def _italic(names):
-    return [f"*{name}*" for name in names]
 
 
 def _of(summary, metric):
