@@ -110,7 +110,7 @@ def test_pairs_without_rows_say_nothing():
 
 def test_every_row_in_words_but_those_without_a_number():
     table = pd.DataFrame({"a b": [1.234, np.nan, 2.0], "name": ["x", "y", "z"], "other": np.nan})
-    assert said.each(table, "{name} {a b:.1f}") == "x 1.2; z 2.0." and said.each(table, "{other}") == ""
+    assert said.each(table, "{name} {a b:.1f}") == "x 1.2; z 2.0." and said.each(table[:1], "{a b:.0%}") == "123 %." and said.each(table, "{other}") == ""
 
 
 def test_controls_that_are_not_beaten_are_named_by_metric():
@@ -210,5 +210,5 @@ def test_cost_is_said_of_the_table():
     table = pd.DataFrame({"paper": ["p", "p", "q"], "notebook": ["10", "11", "20"], "PFLOP": [1.0, 2.0, 1.0], "hours": [3.0, 6.0, 1.0]})
     table.attrs["assumed"] = "a GPU"
     assert estimate.said(table) == (
-        "Counted together, the notebooks of the papers take 4 PFLOP or 10 hours of one GPU, at most; 90 % of that are those of p. The costliest notebook is 11, with 6.0 hours. Assumed: a GPU."
+        "Counted together, the notebooks of the papers take 4 PFLOP or 10 hours of one GPU, at most; 90 % of that for p. The costliest notebook is 11, with 6.0 hours. Assumed: a GPU."
     )

@@ -82,7 +82,7 @@ def said(table):
     hours = table.groupby("paper", sort=False)["hours"].sum()
     most = table.groupby("notebook", sort=False)["hours"].sum()
     return (
-        f"Counted together, the notebooks of the papers take {table['PFLOP'].sum():,.0f} PFLOP or {hours.sum():,.0f} hours of one GPU, at most; {100 * hours.max() / hours.sum():.0f} % of that are those of "
+        f"Counted together, the notebooks of the papers take {table['PFLOP'].sum():,.0f} PFLOP or {hours.sum():,.0f} hours of one GPU, at most; {100 * hours.max() / hours.sum():.0f} % of that for "
         f"{hours.idxmax()}. The costliest notebook is {most.idxmax()}, with {most.max():,.1f} hours. Assumed: {table.attrs['assumed']}."
     )
 

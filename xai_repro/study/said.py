@@ -101,9 +101,9 @@ def difference(found, method, than, metric=""):
 
 
 def each(table, template):
-    """Every row of a table in the words of a template whose braces name columns, as in "{method} {mean:.2f}"; rows without a number that it asks for are left out."""
+    """Every row of a table in the words of a template whose braces name columns, as in "{method} {mean:.2f} of {share:.0%}"; rows without a number that it asks for are left out."""
     asked = [column for column in table if f"{{{column}" in template]
-    told = [template.format(**row) for row in table.dropna(subset=asked).to_dict("records")]
+    told = [template.format(**row).replace("%", " %") for row in table.dropna(subset=asked).to_dict("records")]
     return f"{'; '.join(told)}." if told else ""
 
 
