@@ -60,7 +60,9 @@ def test_metric(name):
     assert torch.equal(measure(name, model, x, y, maps, truth, **options), values)
     assert state(model) == before and torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(a.nan_to_num(9), b.nan_to_num(9)) for a, b in zip(given, (x, y, maps, truth)))
-    assert isinstance(xr.metric_info(name).higher_is_better, bool) and xr.metric_info(name).summary.endswith(".")
+    info = xr.metric_info(name)
+    assert isinstance(info.higher_is_better, bool) and info.summary.endswith(".")
+    assert info.definition and info.misleads.endswith(".") and "\n" not in info.misleads and "*Misleads*" not in info.misleads, "where does it mislead?"
 
 
 @pytest.mark.parametrize("name", METRICS)

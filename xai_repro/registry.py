@@ -56,6 +56,13 @@ class MetricInfo:
 
     summary, definition, _paragraph = MethodInfo.summary, MethodInfo.definition, MethodInfo._paragraph
 
+    @property
+    def misleads(self):
+        """Where the metric misleads: the paragraph of the docstring that begins with *Misleads*; "" where it has none."""
+        start = "*Misleads*: "
+        told = (part for part in inspect.cleandoc(self.formula or "").split("\n\n") if part.startswith(start))
+        return next(told, "").removeprefix(start).replace("\n", " ")
+
 
 MAPS, TRUTHS = ("unit", "raw", "coefficients"), ("box", "mask", "near", "parts")  # what a metric may take
 _ANY = ("layer", "layers", "layout", "chunk")  # of several kinds: checked where they are used

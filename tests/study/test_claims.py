@@ -1,5 +1,8 @@
 """claims: the records are complete, and the tests decide constructed cases as they should."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,9 +173,33 @@ def test_two_models(monkeypatch):
     assert outcome(monkeypatch, df, model="mini-a", than_model="mini-b", **claim)["outcome"] == "holds"
 
 
+def outcomes(*names):
+    """Claims as `check` returns them, one for each outcome."""
+    one = claims.check(rows([]), "clam").iloc[0].to_dict()
+    return pd.DataFrame([one | {"id": name, "says": f"That it {name}.", "outcome": name, "estimate": 0.5, "low": -0.25, "high": 1.0, "n": 24, "networks": 5} for name in names])
+
+
 def test_show_puts_the_outcome_first_and_saves_it(tmp_path):
     checked = claims.check(table7({"lift-cam": 0.3, "grad-cam": 0.2}), "lift_cam")
-    html = claims.show(checked, tmp_path / "claims.csv").to_html()
+    html = claims.show(checked, tmp_path / "claims.csv").content["text/html"]
     saved = pd.read_csv(tmp_path / "claims.csv")
     assert list(saved.columns[:2]) == ["outcome", "claim"] and len(saved) == len(checked)
     assert saved["outcome"].isin(claims.SIGNS.values()).all() and "not run yet" in html
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "claims.parquet"), checked, check_dtype=False)
+
+
+def test_two_tables_of_claims_on_a_page_have_each_outcome_in_its_own_class(tmp_path):
+    first, second = outcomes(*claims.OUTCOMES), outcomes(*claims.OUTCOMES[::-1])
+    page = "".join(claims.show(one, tmp_path / "claims.csv").content["text/html"] for one in (first, second))
+    classes = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided", "not comparable": "xr-other", "not run yet": "xr-other"}
+    found = re.findall(r'<th scope="row"><span class="([\w-]+)">\S ([\w ]+)</span></th><td class="xr-text">That it ([\w ]+)\.', page)
+    assert [(name, outcome) for name, outcome, _ in found] == [(classes[name], name) for name in (*claims.OUTCOMES, *claims.OUTCOMES[::-1])]
+    assert all(outcome == says for _, outcome, says in found) and not re.search(r"\b(id|style)=", page) and page.count("<table") == 2
+    colours = dict(re.findall(r"--(xr-\w+): (#\w+)", Path("book/_static/tables.css").read_text().split("html[data-theme")[0]))
+    assert len({colours[name] for name in classes.values()}) == 4
+
+
+def test_a_claim_says_estimate_images_and_stand_ins(tmp_path):
+    text = claims.show(outcomes("holds").assign(stands_in="mini-birds for cub, mini-vgg for vgg16"), tmp_path / "claims.csv").content["text/html"]
+    assert '<td>0.5 <span class="xr-interval">(-0.25 to 1)</span></td>' in text and "24 images, 5 networks</span>" in text
+    assert text.endswith("Small: 95 % intervals. Stand-ins: mini-birds for cub, mini-vgg for vgg16.</p>")

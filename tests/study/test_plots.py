@@ -181,3 +181,13 @@ def test_titles_are_no_formulas_and_fit_their_row(two_images, tmp_path):
     plots.save(figure, tmp_path / "a.svg")
     first, second = (figure.axes[place].yaxis.label for place in (0, 2))
     assert first.get_text() == "$a$ $b" and first.get_fontsize() == 10 > second.get_fontsize()
+
+
+def test_an_empty_map_is_marked_and_no_other():
+    x, one = torch.zeros(3, 3, 8, 8), torch.zeros(3, 8, 8)
+    one[1, 2, 2], one[2, 2, 2] = 1, -1
+    for signed, empty in ((["a"], [True, False, False]), ([], [True, False, True])):  # without a sign, evidence against a class is none
+        figure = plots.panel(x, {"a": one}, signed=signed)
+        assert [[text.get_text() for text in axis.texts] for axis in figure.axes[1::2]] == [["empty"] * found for found in empty]
+    drawn = plots.strip(x, one)
+    assert [text.get_text() for axis in drawn.axes for text in axis.texts] == ["empty"] * 2

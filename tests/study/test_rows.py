@@ -114,7 +114,7 @@ def test_rows_that_contradict_each_other_are_said(capsys):
 def test_a_place_that_cannot_be_written_is_an_error_before_work(tmp_path, monkeypatch, save):
     table = claims.check(rows([]), "clam") if save is claims.show else tables.compare(table7(LIFT), "lift_cam", 7)
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(tables, "side_by_side", lambda *_, **__: pytest.fail("work before the check"))
+    monkeypatch.setattr(tables.layout, "flat", lambda *_, **__: pytest.fail("work before the check"))
     for path, error in ((tmp_path / "file" / "a.csv", OSError), (tmp_path, IsADirectoryError), ("", IsADirectoryError), (None, TypeError), (3, TypeError)):
         with pytest.raises(error):
             save(table, path)

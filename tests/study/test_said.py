@@ -156,7 +156,7 @@ def test_claims_are_counted_and_those_that_fail_are_quoted():
     text = said.claims(checked("holds", "holds", "fails", "undecided", "not run yet", "not comparable"))
     assert text == (
         "Of the 5 claims tested here 2 hold, 1 fails, 1 is undecided at this size and 1 cannot be compared here (20 to 25 images, 5 networks). Not true here: \u201c2: It is so\u201d. "
-        "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16."
+        "Stand-ins: mini-birds for imagenet, mini-vgg for vgg16."
     )
     assert "4 fail" in said.claims(checked(*["fails"] * 4, "holds")) and "Not true here" not in said.claims(checked(*["fails"] * 4, "holds"))
     assert said.claims(checked("undecided", "undecided", stands_in="")) == "Both claims tested here are undecided at this size (20 to 21 images, 5 networks)."

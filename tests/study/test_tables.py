@@ -1,8 +1,11 @@
 """Means, intervals, and our numbers beside the printed ones."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
+from pyarrow import parquet
 from scipy.stats import kendalltau
 from toy_rows import LIFT, rows, table7
 
@@ -169,8 +172,8 @@ def test_side_by_side_marks_the_best_and_keeps_the_papers_decimals():
 def test_by_method_shows_percent_and_reasons():
     df = pd.concat([table7({"grad-cam": 0.5, "lift-cam": 0.25}), table7({"cam": np.nan}, status="needs a linear head; VGG has none")])
     found = tables.by_method(tables.summary(df))
-    assert found.loc["grad-cam", "increase-in-confidence"] == "**50.0** (50.0 to 50.0)"
-    assert found.loc["cam", "increase-in-confidence"] == "needs a linear head"
+    assert found.loc["grad-cam", "increase-in-confidence (%)"] == "**50.0** (50.0 to 50.0)"
+    assert found.loc["cam", "increase-in-confidence (%)"] == "needs a linear head"
 
 
 def test_the_signs_of_maps_are_said():
@@ -187,9 +190,9 @@ def test_the_signs_of_maps_are_said():
 
 def test_style_takes_every_table():
     compared = tables.compare(table7(LIFT), "lift_cam", 7, column="/ Average")
-    for table, text in ((compared, "<b>26.30</b>"), (tables.summary(table7(LIFT)), "<b>26.3</b>"), (pd.DataFrame({"a": [1.23456]}), "1.235")):
-        html = tables.style(table).to_html()
-        assert text in html and "color: inherit" in html and html == tables.style(table).to_html()
+    for table, text in ((compared, "<b>26.30</b>"), (tables.summary(table7(LIFT)), "<b>26.3</b>"), (pd.DataFrame({"m": ["x"], "a": [1.23456]}), "<td>1.23</td>")):
+        html = tables.style(table).content["text/html"]
+        assert text in html and "style=" not in html and html == tables.style(table).content["text/html"]
 
 
 def test_save_is_repeatable_and_leaves_nothing_behind(tmp_path):
@@ -197,7 +200,9 @@ def test_save_is_repeatable_and_leaves_nothing_behind(tmp_path):
     path = tables.save(compared, tmp_path / "deep" / "table.csv")
     text = path.read_bytes()
     assert b"LIFT-CAM,,**26.30**,**26.30**,26.30 to 26.30" in text
-    assert tables.save(compared, path).read_bytes() == text and [p.name for p in path.parent.iterdir()] == ["table.csv"]
+    numbers = path.with_suffix(".parquet").read_bytes()
+    assert tables.save(compared, path).read_bytes() == text and path.with_suffix(".parquet").read_bytes() == numbers
+    assert sorted(p.name for p in path.parent.iterdir()) == ["table.csv", "table.parquet"]
     assert tables.save(pd.DataFrame({"x": [0.123456]}), tmp_path / "plain.csv").read_text() == "x\n0.1235\n"
 
 
@@ -225,9 +230,32 @@ def test_cost_is_the_median_and_a_ratio():
     assert tables.cost(frame)["times grad-cam"].tolist() == pytest.approx([1, 3])
 
 
+def test_the_numbers_stand_beside_the_table(tmp_path):
+    compared = tables.compare(table7(LIFT), "lift_cam", 7, column="/ Average")
+    path = tables.save(compared, tmp_path / "table7.csv", "What came out.").with_suffix(".parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(path), compared, check_dtype=False)
+    about = json.loads(parquet.read_schema(path).metadata[b"xai_repro"])
+    assert (about["caption"], about["paper"], about["table"]) == ("What came out.", "lift_cam", "7") and about["provenance"]["versions"]
+    both = pd.concat([compared, tables.compare(rows([]), "lift_cam", 8)])
+    about = json.loads(parquet.read_schema(tables.save(both, path.with_suffix(".csv")).with_suffix(".parquet")).metadata[b"xai_repro"])
+    assert (about["caption"], about["paper"], about["table"]) == ("", None, None)
+
+
+def test_any_table_has_its_numbers_beside_it(tmp_path):
+    odd = pd.DataFrame({"a": [1, "x", None], 2: [[1], [2, 3], []], "c": [0.123456789, np.nan, 1]}, index=pd.Index([*"xyz"], name="who"))
+    found = pd.read_parquet(tables.save(odd, tmp_path / "odd.csv").with_suffix(".parquet"))
+    assert list(found) == ["who", "a", "2", "c"] and found["a"].tolist()[:2] == ["1", "x"] and found["a"].isna().iat[2] and found["2"].tolist() == ["[1]", "[2, 3]", "[]"] and found["c"].iat[0] == 0.123456789
+    assert tables.save(odd[:0], tmp_path / "none.csv").read_text() == "who,a,2,c\n"
+
+
 def test_show_saves_what_it_displays(tmp_path):
-    styler = tables.show(pd.DataFrame({"a": [1.23456]}), tmp_path / "new" / "a.csv")
-    assert (tmp_path / "new" / "a.csv").read_text() == "a\n1.235\n" and "1.235" in styler.to_html()
+    shown = tables.show(pd.DataFrame({"m": ["x"], "a": [1.23456]}), tmp_path / "new" / "a.csv", "A number.")
+    data, metadata = shown._repr_mimebundle_()
+    assert (tmp_path / "new" / "a.csv").read_text() == "m,a\nx,1.235\n" and "<td>1.23</td>" in data["text/html"] and "x  1.23" in data["text/plain"]
+    about = metadata["xai_repro"]
+    assert about["file"] == str(tmp_path / "new" / "a.csv") and (about["kind"], about["caption"]) == ("table", "A number.")
+    about = tables.show(tables.compare(table7(LIFT), "lift_cam", 7), tmp_path / "b.csv").about
+    assert (about["paper"], about["table"], about["caption"]) == ("lift_cam", "7", "Table 7 as printed, and ours.")
 
 
 def test_simulations_count_who_is_best_in_how_many_runs():

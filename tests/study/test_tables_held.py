@@ -133,10 +133,10 @@ def test_a_method_with_empty_maps_is_not_set_bold():
     df.loc[(df["method"] == "score-cam") & df["image_id"].isin(["i0", "i1", "i2", "i3"]), "empty"] = True
     found = tables.side_by_side(tables.compare(df, "lift_cam", 7, column="/ Average"))
     assert found.loc["Score-CAM", "ours"] == "90.00" and found.loc["LIFT-CAM", "ours"] == "**26.30**"
-    found = tables.by_method(tables.summary(df))["increase-in-confidence"]
+    found = tables.by_method(tables.summary(df))["increase-in-confidence (%)"]
     assert found["score-cam"] == "90.0 (90.0 to 90.0), 10% empty" and found["lift-cam"].startswith("**26.3**")
     df.loc[df["image_id"] == "i0", "empty"] = False  # less than a tenth
-    assert tables.by_method(tables.summary(df)).loc["score-cam", "increase-in-confidence"].startswith("**90.0**")
+    assert tables.by_method(tables.summary(df)).loc["score-cam", "increase-in-confidence (%)"].startswith("**90.0**")
 
 
 def test_the_best_against_controls_has_maps():

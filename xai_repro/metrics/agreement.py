@@ -22,6 +22,9 @@ def cosine_to(model, x, y, alpha, truth=None, *, reference="shap-cam", permutati
 
     In [-1,1] per image; NaN where either has no length. permutations, sampling, seed, layer: of the reference, as far as it has
     them; the layer has to be that of the method. Raises ValueError for another number of channels.
+
+    *Misleads*: It compares coefficients, not maps: a channel that is off on the whole image counts as much as any other, and maps that differ
+    little can have coefficients that differ much. A method that is close to the reference is as good as the reference, and no better.
     """
     settings = {"permutations": permutations, "sampling": sampling, "seed": seed, "layer": layer}
     settings = {name: value for name, value in settings.items() if name in method_info(reference).hyper}
@@ -47,6 +50,9 @@ def stability_iou(model, x, y, maps, truth=None, *, others=None, threshold=THRES
     In [0,1]; NaN where a map is constant. others: maps [B,H,W] of the same images by the same method on the other network, or one map [1,H,W] for all. threshold: 100/255,
     as in the released code. rows: the mean over rows of pixels, as that code has it (`similarity.overlap_of_rows`). The study of all trainings is
     `study.stability`. Raises NotApplicable without others, ValueError for others of another shape.
+
+    *Misleads*: A map that does not look at the network is perfectly stable: the same blob in the middle of every image has 1. And wide maps
+    overlap by chance.
     """
     if others is None:
         raise NotApplicable("stability-iou compares maps with those of another training: others=maps; the study of several trainings is xai_repro.study.stability")

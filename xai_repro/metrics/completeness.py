@@ -15,6 +15,9 @@ def completeness(model, x, y, maps, truth=None):
     At least 0, and 0 for a map that adds up; NaN where the logit does not change. It is a promise of integrated-gradients (up to
     the error of its integral), and of linear-approximation on networks of ReLUs without biases; other maps make none. Costs two
     forward passes.
+
+    *Misleads*: Any map can be scaled so that it adds up, whatever it shows. And what counts as an image without content is a choice: against
+    another one the sum is another.
     """
     change = of_class(predict(model, x), y) - of_class(predict(model, x * 0), y)
     missed = (wide(maps).sum((1, 2)) - change).abs() / change.abs()

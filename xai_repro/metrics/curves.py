@@ -32,6 +32,9 @@ def insertion(model, x, y, maps, truth=None, *, steps=29, baseline="blur", chunk
     sigma 5 with zeros around it, or "zero", the mean colour. Costs n forward passes. Raises ValueError for fewer than 2 steps
     or another baseline. *Deviation*: Collection-CAM inserts into "the baseline matrix" and cites RISE; its baseline is taken
     to be RISE's. RISE's ties go by a sort that is not stable, here in reading order.
+
+    *Misleads*: An image of which a few pixels stand on a blur is unlike those that most networks are trained on. What is connected is
+    recognised early: a map of the whole object can do better than one of the part that decides.
     """
     return area(insertion_curve(model, x, y, maps, steps=steps, baseline=baseline, chunk=chunk))
 
@@ -44,6 +47,9 @@ def deletion(model, x, y, maps, truth=None, *, steps=29, chunk=None):
 
     In [0,1] per image; zero is the mean colour, since images are normalised. steps: points n of the curve, both ends included,
     29 as in Collection-CAM. Costs n forward passes. Raises ValueError for fewer than 2 steps.
+
+    *Misleads*: An image with holes is unlike those that most networks are trained on. Scattered pixels, even of noise, can bring the
+    probability down sooner than the parts that decide.
     """
     return area(deletion_curve(model, x, y, maps, steps=steps, chunk=chunk))
 
@@ -56,6 +62,9 @@ def overall(model, x, y, maps, truth=None, *, steps=29, baseline="blur", chunk=N
 
     In [-1,1] per image. steps and baseline: as for insertion and deletion. Costs 2n - 1 forward passes, since both curves
     meet at the image itself.
+
+    *Misleads*: What misleads insertion and what misleads deletion. A map that is good in one of them can be bad in the other, and the
+    difference does not show it.
     """
     with sharing():
         inserted = insertion(model, x, y, maps, steps=steps, baseline=baseline, chunk=chunk)

@@ -26,6 +26,9 @@ def pointing_energy(model, x, y, maps, truth, *, energy="count", range="all", at
     at: one E alone, a multiple of .05, as in figures 5 and 6. Raises UnknownName for another energy or range, ValueError for another E.
     *Deviation*: the released code counts a map without positive values as 0. Its tau_E is the (1-E)-quantile of all pixels, so that
     every E beyond the share of positive pixels keeps the same ones, which eq. 6 does not say.
+
+    *Misleads*: The box is the truth, not what the network looks at: a map that lies in the box has 1, on whatever part it lies. Where a
+    network looks at the background, a map that says so is called wrong.
     """
     for kind, given, possible in (("energy", energy, ENERGIES), ("range", range, RANGES)):
         if given not in possible:

@@ -31,6 +31,9 @@ def increase_in_confidence(model, x, y, maps, truth=None):
 
     0 or 1 per image, NaN where the model gives NaN; its mean is the share of images.
     *Deviation*: Collection-CAM prints Y > O in eq. 27, which contradicts its own "higher is better".
+
+    *Misleads*: Showing less can raise the probability for reasons of its own: the mean colour covers what spoke for another class, wherever
+    the map comes from. It counts how often, not by how much, and a network that is certain already cannot become surer.
     """
     O, Y = probability(model, x, y, maps), probability(model, x, y)  # noqa: E741
     return (O > Y).to(x.dtype).where(~(O - Y).isnan(), torch.nan)
@@ -43,6 +46,8 @@ def confidence_gain(model, x, y, maps, truth=None):
     O - Y
 
     In [-1,1] per image. No paper of the five prints it: it says how large the increases are that increase-in-confidence counts.
+
+    *Misleads*: A map that is near 1 everywhere selects nothing and loses nothing: it stands above maps that are right and narrow.
     """
     return probability(model, x, y, maps) - probability(model, x, y)
 
@@ -54,6 +59,8 @@ def average_drop(model, x, y, maps, truth=None):
     max(0, Y - O) / Y   [LIFT-CAM supplement, tables 3 to 5 and 8; Collection-CAM, eq. 26]
 
     In [0,1] per image; NaN where Y is 0 (the probability underflows).
+
+    *Misleads*: A map that is near 1 everywhere selects nothing and loses nothing: the wider a map, the better, whatever it lies on.
     """
     Y = probability(model, x, y)
     return ((Y - probability(model, x, y, maps)).clamp(min=0) / Y).where(Y > 0, torch.nan)
@@ -67,6 +74,9 @@ def average_drop_in_deletion(model, x, y, maps, truth=None):
 
     At most 1, and negative where the model gains; NaN where Y is 0 (the probability underflows).
     *Deviation*: the supplement does not say whether gains are clipped; they are kept here, as in two independent implementations.
+
+    *Misleads*: A map that is near 1 everywhere takes the whole image away: the wider a map, the better, whatever it lies on. Images of which
+    the network is unsure, with a small Y, can have values far below 0, and these weigh most in a mean.
     """
     Y = probability(model, x, y)
     return ((Y - probability(model, x, y, 1 - maps)) / Y).where(Y > 0, torch.nan)

@@ -15,6 +15,9 @@ def proportion(model, x, y, maps, truth):
     sum_{ij in box} M_ij / sum_ij M_ij   [LIFT-CAM supplement, table 10; Collection-CAM, table 4]
 
     In [0,1] per image; NaN for a map of zeros or an image without a box. Several boxes count as their union.
+
+    *Misleads*: The box is the truth, not what the network looks at: a map that lies in the box has 1, on whatever part it lies. The larger
+    the box, the better maps that know nothing of the network.
     """
     in_range(model, x, y)
     total = maps.sum((1, 2))
@@ -31,6 +34,9 @@ def pointing_game(model, x, y, maps, truth, *, tolerance=0.03):
     0 or 1 per image; NaN for an image without the object. Of several highest points the first in reading order counts.
     tolerance: radius as a fraction of the longer side. *Deviation*: TorchRay's 15 pixels are taken at the original size of
     the image, 500 pixels on VOC, hence the 3 %.
+
+    *Misleads*: One pixel decides, and the rest of the map may show anything. Where objects are large, or in the middle of the image, a map
+    that knows nothing hits them. The object is the truth, not what the network looks at.
     """
     in_range(model, x, y)
     B, H, W = maps.shape
@@ -51,6 +57,9 @@ def pointing_game_pixels(model, x, y, maps, truth):
     0 or 1 per image; NaN for an image without the object. Of several highest points the first in reading order counts. truth: the pixels of `near`
     (`Sample.near`), so that distances are measured on the photograph, whatever the network sees of it. *Deviation*: the point is the highest of the
     network's pixels, where TorchRay first brings the map to the size of the photograph.
+
+    *Misleads*: As in the pointing game, one pixel decides, and the object is the truth, not what the network looks at. Around a small object,
+    or in a small photograph, most of what counts as a hit is background.
     """
     in_range(model, x, y)
     hit = truth.flatten(1).gather(1, _highest(maps)[:, None])[:, 0].to(x.dtype)
@@ -71,6 +80,8 @@ def positive_ratio(model, x, y, maps, truth=None):
     (1/HW) sum_ij 1[M_ij > 0]   [Gradient Hedging, table 1]
 
     In [0,1] per image, on the raw map at input resolution (for a class activation map: after ReLU and upsampling).
+
+    *Misleads*: How much is marked, not what: a map with a single positive pixel, wherever it is, has the best value.
     """
     in_range(model, x, y)
     return (maps > 0).to(x.dtype).mean((1, 2))

@@ -70,6 +70,9 @@ def part_hit(model, x, y, maps, truth):
 
     0 or 1 per image, and between them where several points are highest. NaN for a map of zeros, and where no part that is seen speaks
     for the class (e_p > 0). No tolerance: a part is what is seen of it.
+
+    *Misleads*: One pixel decides, and the rest of the map may lie beside the object. Parts are changed one at a time: where two can stand in
+    for each other, neither seems to be worth much.
     """
     in_range(model, x, y)
     seen, effect = _seen(truth)
@@ -89,6 +92,9 @@ def part_share(model, x, y, maps, truth):
 
     In [0,1] per image; NaN for a map of zeros or an image of which no deciding part is seen. A map that is the same everywhere has the
     share of the image that the parts cover.
+
+    *Misleads*: Which part it is does not count: a map on the part that matters least has 1. And pixels beside a part, where another of its
+    shapes would be, count as wrong, though the network looks there, too.
     """
     in_range(model, x, y)
     seen, _ = _seen(truth)
@@ -107,6 +113,9 @@ def part_correlation(model, x, y, maps, truth, *, of="density"):
     that matter a map that knows nothing correlates with the truth; shuffling the parts of a picture does not show it, since the mean over
     shuffles is 0 for every map. The density of a map that is the same everywhere does not depend on the area. Raises UnknownName for
     anything else.
+
+    *Misleads*: The order of the parts alone counts: nearly all of a map may lie beside the object. There are few parts, so that one exchange
+    of two changes the value a lot.
     """
     in_range(model, x, y)
     if of not in ("density", "mass"):

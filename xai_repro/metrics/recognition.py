@@ -33,6 +33,9 @@ def morf_insertion(model, x, y, maps, truth=None, *, steps=20, share=0.2, canvas
     another canvas, ValueError for a kernel of even length, a sigma of 0, a share above 1.
     *Deviation*: the paper inserts into "a blank image to which a Gaussian filter is applied" and gives no numbers of the filter; a
     blank image stays blank under any filter, so the same image, blurred, is taken. Its figure shows the steps one by one; this is their mean.
+
+    *Misleads*: A blurred copy keeps colours and rough outlines: where the network still recognises the class in it, every map has 1. As for
+    insertion, what is connected is recognised before what is right and scattered.
     """
     if canvas not in CANVASES:
         raise unknown("canvas", canvas, CANVASES)
@@ -52,6 +55,9 @@ def lerf_perturbation(model, x, y, maps, truth=None, *, steps=100, share=REMOVED
     first. Zero is the mean colour, since images are normalised. steps T and share s: 100 and 0.3986, the paper's 200 pixels a step
     at 224 x 224. report: "mean" over the steps, or "last". Costs T + 1 forward passes, 2 for "last". Raises UnknownName for another
     report, ValueError for a share above 1.
+
+    *Misleads*: What lies outside the object can go first without harm: a map of the whole object does well, whatever part of it the network
+    needs.
     """
     return _without(model, x, y, -maps, steps, share, report, chunk)
 
@@ -65,6 +71,9 @@ def morf_perturbation(model, x, y, maps, truth=None, *, steps=1, share=ERASED, r
     In [0,1] per image; NaN where the class is not recognised in the image as it is. M with its sign. By default one step: the share s is
     that of the paper's 4,000 pixels at 224 x 224. report, costs and errors are those of `lerf-perturbation`. The paper shows it as a
     metric *not* to trust: scattered pixels of noise are said to change the decision sooner than the object's own.
+
+    *Misleads*: Scattered pixels, even of noise, can change the decision sooner than the parts that decide, since few networks were trained on
+    images with such holes.
     """
     return _without(model, x, y, maps, steps, share, report, chunk)
 

@@ -25,6 +25,9 @@ def sanity_cascading(
     *Deviation*: the paper shows curves over the blocks, whose mean this is, and its released code explains the top class of each
     randomised model, which mixes in a change of class. Where M^l is constant, the similarity is not defined and counts 0:
     nothing of M is left, and leaving l out would judge a method by the blocks that it survives. No map is clipped.
+
+    *Misleads*: A map that changes with the parameters explains nothing by that: noise that is new each time passes best. And where all maps
+    follow the edges of the image, they stay alike although the model has changed.
     """
     return _similarity("cascading", model, x, y, maps, method, settings, layer, similarity, start, seed)
 
@@ -40,6 +43,9 @@ def sanity_independent(
 
     In [-1,1] per image. method, settings, layer, similarity, start, seed, undefined values, errors and *Deviation* as for
     sanity-cascading.
+
+    *Misleads*: As for sanity-cascading. And where a block has a way around it, as in residual networks, little changes in the model when that
+    block is drawn anew, and a map that says so is called insensitive.
     """
     return _similarity("independent", model, x, y, maps, method, settings, layer, similarity, start, seed)
 

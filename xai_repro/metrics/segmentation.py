@@ -19,6 +19,9 @@ def outside_inside_ratio(model, x, y, maps, truth, *, positive=False):
     At least 0 per image, and 1 for a constant map; M and c M + d with c > 0 have the same ratio. NaN for an image without the object or
     with nothing else, and where N is 0 on the whole object but not outside: the ratio would be infinite. positive: N is the positive
     part of M, so that relevance 0 stays 0, as in the metric that the paper starts from.
+
+    *Misleads*: The object is the truth, not what the network looks at. Of a map with negative values the least becomes 0: one pixel far below
+    all others lifts these to nearly the same height, and the ratio to 1.
     """
     in_range(model, x, y)
     M, truth = exact(maps), truth.cpu()
@@ -41,6 +44,9 @@ def segmentation_ap(model, x, y, maps, truth, *, reading="ranking"):
     another reading.
     *Deviation*: the paper says "mean average precision" and no more. The script released with AGF, whose numbers it compares
     with, has "two-channel", which never gives less than .4375; the paper prints .353, so that it cannot have used it.
+
+    *Misleads*: The object is the truth, not what the network looks at: a map of the one part that decides finds most of the object's pixels
+    late, and the object's own mask has 1. Large objects make every map look good.
     """
     if reading not in READINGS:
         raise unknown("reading", reading, READINGS)
@@ -65,6 +71,9 @@ def iou(model, x, y, maps, truth, *, deviations=1.0):
     the same value. deviations: d. s divides by HW.
     *Deviation*: the released code adds 1e-6 to both numbers of pixels, and for LRP and CLAM takes every value but 0 as S; here all
     maps are cut in the same way.
+
+    *Misleads*: The object is the truth, not what the network looks at: a map of the one part that decides has little in common with a large
+    object. The cut suits smooth maps; of one with a few high peaks it keeps next to nothing.
     """
     in_range(model, x, y)
     M, truth = exact(maps).flatten(1), truth.cpu().flatten(1)

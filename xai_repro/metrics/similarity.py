@@ -4,7 +4,6 @@ Maps [B,H,W] -> [B], computed on the CPU in float64, image by image where the re
 """
 
 import torch
-from scipy.stats import rankdata
 from skimage.feature import hog as descriptor
 from skimage.metrics import structural_similarity
 
@@ -22,6 +21,8 @@ def spearman(a, b):
 
     In [-1,1]; NaN where a map is constant. The sign of the maps counts ("no ABS" in the paper's figure 4).
     """
+    from scipy.stats import rankdata  # here, since its import takes a second
+
     r, s = (torch.from_numpy(rankdata(_plain(m).flatten(1), axis=1)) for m in (a, b))
     m = (r.shape[1] + 1) / 2
     across, own, other = ((u * v).sum(1) for u, v in ((r - m, s - m), (r - m, r - m), (s - m, s - m)))

@@ -105,5 +105,24 @@ def measure_trainings(models, datasets, images=1000, masked_images=500):
     return measured, masked
 
 
+def said_of_trainings(measured):
+    """The first list of `measure_trainings` in sentences: of each model and data set the range of the score and of the probability over its trainings."""
+    found = {}
+    for one in measured:
+        found.setdefault((one["model"], one["data set"]), []).append(one)
+    sentences = []
+    for (model, data), rows in found.items():
+        score = next(name for name in ("accuracy", "mean_average_precision") if name in rows[0])
+        ranges = (_range([row[name] for row in rows]) for name in (score, "median_top1_probability"))
+        many = f"{len(rows)} trainings" if len(rows) > 1 else "one training"
+        sentences.append("{} on {}: {} {} in {}, median of the top-1 probability {}.".format(model, data, score.replace("_", " "), next(ranges), many, next(ranges)))
+    return " ".join(sentences)
+
+
+def _range(values):
+    low, high = (f"{value:.2f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
 def multi_hot(labels, classes):
     return torch.zeros(classes).index_fill_(0, torch.tensor(labels), 1.0)

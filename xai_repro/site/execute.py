@@ -108,6 +108,8 @@ def _die_with_driver():
 
 
 def main():
+    # jsonschema checks addresses with it where it is there, and compiles a grammar on import, for two seconds. No notebook needs it.
+    sys.modules["rfc3987_syntax"] = None
     from papermill.exceptions import PapermillExecutionError
 
     threading.Thread(target=_die_with_driver, daemon=True).start()

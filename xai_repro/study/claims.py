@@ -22,11 +22,12 @@ import pandas as pd
 from xai_repro.errors import unknown
 from xai_repro.published import papers
 from xai_repro.store.files import writable
-from xai_repro.study import records
+from xai_repro.study import markup, records
+from xai_repro.study.notes import standing_in
 from xai_repro.study.outcomes import Cells, decide, NotRun, TESTS
 from xai_repro.study.printed import on_paper
 from xai_repro.study.statistics import BY, checked_rows, TIME, with_run, with_time
-from xai_repro.study.tables import present, save
+from xai_repro.study.tables import displayed, keep, present
 
 COLUMNS = ["id", "paper", "place", "says", "outcome", "estimate", "low", "high", "n", "networks", "detail", "stands_in", "paper_outcome", "paper_count"]
 OUTCOMES = ("holds", "undecided", "fails", "not comparable", "not run yet")
@@ -134,11 +135,10 @@ def _present(cells, key, arguments, paper):
 
 
 SIGNS = {"holds": "\u2713 holds", "fails": "\u2717 fails", "undecided": "? undecided", "not comparable": "\u2260 not comparable", "not run yet": "\u2013 not run yet"}
-_COLOURS = {"\u2713": "#1a7f37", "\u2717": "#cf222e", "?": "#9a6700", "\u2260": "#6e7781", "\u2013": "#6e7781"}
 
 
-def show(checked, path):
-    """Save the result of `check` as a page shows it, outcome first, and return it as what a notebook displays."""
+def show(checked, path, caption=""):
+    """Save the result of `check` as a page shows it, outcome first, and beside it as parquet with all its columns; return it as what a notebook displays."""
     checked_rows(checked, COLUMNS, "claims are the table that `check` returns")
     writable(path)
     shown = pd.DataFrame(
@@ -154,15 +154,15 @@ def show(checked, path):
             "detail": checked["detail"],
         }
     ).fillna("")
-    save(shown, path)
-    left = {"text-align": "left", "vertical-align": "top"}
-    return (
-        shown.style.hide(axis="index")
-        .set_uuid("claims")
-        .map(lambda text: f"color: {_COLOURS[text[0]]}; font-weight: bold; white-space: nowrap", subset=["outcome"])
-        .set_properties(**left)
-        .set_table_styles([{"selector": "th", "props": list(left.items())}])
-    )
+    keep(shown, checked, path, caption)
+    one_paper, rows = checked["paper"].nunique() == 1, []
+    for claim in shown.to_dict("records"):
+        place = claim["place"].partition(", ")[2] if one_paper else claim["place"]
+        size = f"{claim['images']} images, {claim['networks']} network{'s' * (claim['networks'] != 1)}" if claim["images"] else ""
+        rows.append((claim["outcome"], [f"{claim['claim']}\n{place}", claim["estimate (95 %)"], claim["paper's own numbers"], "\n".join(filter(None, [claim["detail"], size]))]))
+    small = markup.Small("", "outcome", [("claim",), ("estimate",), ("paper's own numbers",), ("detail",)], rows)
+    estimates = "Small: 95 % intervals." if checked["estimate"].notna().any() else ""
+    return displayed([small], " ".join(filter(None, [estimates, standing_in(checked["stands_in"])])), path, caption)
 
 
 def with_interval(estimate, low, high):

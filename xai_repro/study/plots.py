@@ -2,7 +2,6 @@
 
 import matplotlib as mpl
 import numpy as np
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -10,6 +9,7 @@ from matplotlib.patches import Rectangle
 from xai_repro.data import denormalize, View
 from xai_repro.registry import method_info
 from xai_repro.study.figures import COLOURS, MARKERS, save, show, styled  # noqa: F401 - save and show are part of plots to callers
+from xai_repro.study.slopes import slopes  # noqa: F401 - part of plots to callers
 from xai_repro.study.statistics import EMPTY, higher_is_better
 
 HEAT, DIVERGING = "inferno", "RdBu_r"  # perceptually uniform; zero in the middle, in white
@@ -37,6 +37,8 @@ def panel(images, maps, titles=None, signed=(), view=View()):
         raise ValueError(f"signed names no map: {', '.join(missing)}; possible: {', '.join(maps)}")
     if not rows:
         return _nothing()
+    from seaborn import despine  # here, since its import takes a second
+
     colours = view.colours(images.detach().cpu().float()).permute(0, 2, 3, 1).numpy()
     grey = colours @ GREY
     columns = 1 + len(maps)
@@ -46,7 +48,7 @@ def panel(images, maps, titles=None, signed=(), view=View()):
     axes = figure.subplots(rows, columns, squeeze=False)
     for (row, column), axis in np.ndenumerate(axes):
         axis.set(xticks=[], yticks=[])
-        sns.despine(ax=axis, left=True, bottom=True)
+        despine(ax=axis, left=True, bottom=True)
         label = ["image", *maps][column]
         if row == 0:
             lines = _in_lines(label, tile)
@@ -117,6 +119,8 @@ def _nothing():
 
 def _draw_map(axis, grey, values, signed):
     values = torch.as_tensor(values).detach().cpu().float().nan_to_num().double().numpy()  # room for the span of the largest
+    if not (values if signed else values.clip(min=0)).any():
+        axis.text(0.5, 0.5, "empty", transform=axis.transAxes, ha="center", va="center", fontsize=10, bbox={"facecolor": "white", "edgecolor": "none", "pad": 2})
     if signed:
         bound = np.abs(values).max() or 1
         axis.imshow(values, cmap=DIVERGING, vmin=-bound, vmax=bound)

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit  # quantiles of the normal and of Student's distribution; scipy.stats takes a second to import
 
 RESAMPLES = 10_000
 LEAST_PAIRS = 3  # of networks, of which one or two say nothing of other networks
@@ -108,7 +108,7 @@ def _stretched(samples, estimate, drawn, pairs):
     fitted = counts @ np.linalg.lstsq(counts, centred, rcond=None)[0]
     share = min(fitted.var() / spread, 1.0)
     freedom = 1 / (share**2 / (runs - 1) + (1 - share) ** 2 / max(pairs - 1, 1))
-    return estimate + (samples - estimate) * t.ppf(0.975, freedom) / norm.ppf(0.975) * np.sqrt(1 + share / (runs - 1))
+    return estimate + (samples - estimate) * stdtrit(freedom, 0.975) / ndtri(0.975) * np.sqrt(1 + share / (runs - 1))
 
 
 def resampled_means(values, images, resamples=RESAMPLES, seed=0, runs=None):

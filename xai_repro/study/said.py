@@ -6,6 +6,7 @@ called a stand-in. Every function returns text for a page, "" where there is not
 
 import pandas as pd
 
+from xai_repro.study import notes
 from xai_repro.study.outcomes import better, Cells, LEAST_IMAGES
 from xai_repro.study.statistics import BY, checked_rows, EMPTY, higher_is_better, is_control, NO_SHARES, with_run
 from xai_repro.study.tables import ON_PHOTOGRAPHS, STANDS_IN
@@ -181,9 +182,7 @@ _OUTCOMES = {  # of one, of several
 def stand_ins(table):
     """What stands in for a paper's data and networks: in the result of `claims.check`, or in any table with columns dataset or model."""
     if "stands_in" in table:
-        pairs = list(dict.fromkeys(tuple(one.split(" for ", 1)) for text in table["stands_in"].dropna() for one in text.split(", ") if " for " in one))
-        found = [f"{used} for {listed([real for one, real in pairs if one == used], most=9)}" for used in dict.fromkeys(used for used, _ in pairs)]
-        return f"Stand-ins: {'; '.join(found)}." if found else ""
+        return notes.standing_in(table["stands_in"])
     known = {*STANDS_IN.values(), *ON_PHOTOGRAPHS.values()}
     found = [one for key in ("dataset", "model") if key in table for one in dict.fromkeys(table[key]) if one in known]
     return f"{listed(found, most=9)} stand{'s' if len(found) == 1 else ''} in for the paper's data and networks." if found else ""
@@ -221,14 +220,12 @@ def words(metric):
 def listed(names, most=NAMED):
     """Names in a sentence, as in "a, b and c"; of more than `most`, the first ones and how many more there are."""
     names = list(names)
-    names = names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"]
-    return "" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return notes.listed(names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"])
 
 
 def sized(table):
     """On how many images and networks numbers rest, as in "20 to 24 images, 5 networks". table: n and, where it is known, networks; or a row of such a table."""
-    counts = [(pd.Series(table[column]), noun) for column, noun in (("n", "image"), ("networks", "network")) if column in table]
-    return ", ".join(_count(most, noun) if least == most else f"{least} to {most} {noun}s" for one, noun in counts for least, most in [(int(one.min()), int(one.max()))])
+    return notes.counted(table if isinstance(table, pd.DataFrame) else pd.DataFrame([dict(table)])).removesuffix(".")
 
 
 def _count(many, noun):

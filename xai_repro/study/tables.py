@@ -1,19 +1,24 @@
 """Our numbers beside the printed ones, and tables as a page shows them."""
 
-import re
-from pathlib import Path
+import json
 
 import numpy as np
 import pandas as pd
+import pyarrow
+from pandas.api.types import infer_dtype
+from pyarrow import parquet
 
 from xai_repro.errors import whole_number
 from xai_repro.published import published
 from xai_repro.registry import methods, metrics
 from xai_repro.store.files import whole, writable
+from xai_repro.study import layout, markup, provenance
+from xai_repro.study.layout import by_method, COMPARED, side_by_side, sign_of
 from xai_repro.study.printed import headed
 from xai_repro.study.resampling import interval, resampled, units
+from xai_repro.study.shown import Shown
 from xai_repro.study.statistics import (
-    BY, EMPTY, TIME, against_controls, checked_rows, cost, higher_is_better, kendall, resampled_means, slopes, summary, timed, with_run, with_time,
+    BY, TIME, against_controls, checked_rows, cost, higher_is_better, kendall, resampled_means, slopes, summary, timed, with_run, with_time,
 )  # fmt: skip
 
 # What the embedded experiment runs in place of a paper's data and models; "" is where the paper's table does not say.
@@ -56,19 +61,13 @@ def compare(df, paper, table, row="", column=""):
     Ours are the rows of the paper's data set and model or, without any, of their stand-ins (STANDS_IN). A method is
     found by the paper's heading where `evaluate` was given it as a label, and by its name otherwise.
 
-    Returns the columns table, row, column, group and heading (of the two, the one that names the method is heading;
+    Returns the columns paper_key and table (which printed table it is), row, column, group and heading (of the two, the one that names the method is heading;
     methods are compared within a group), dataset, model, method, metric, printed, paper, ours, low, high (all in the
     paper's unit), unit, n (images), networks, empty (share of empty maps), negative (of those with a negative value), paper_rank, rank (1 is best; NaN where either number is missing), stands_in (what was run
     in place of what), used (the data set and model that were), status ("ok" or why there is no number of ours), mark.
     Raises UnknownName for a paper or table that does not exist, ValueError where no cell is kept or df is no such table.
     """
-    return _joined(df, paper, table, row, column)[_COMPARED]
-
-
-_COMPARED = [
-    "table", "row", "column", "group", "heading", "dataset", "model", "method", "metric", "printed", "paper", "ours",
-    "low", "high", "unit", "n", "networks", "empty", "negative", "paper_rank", "rank", "stands_in", "used", "status", "mark",
-]  # fmt: skip
+    return _joined(df, paper, table, row, column)[COMPARED]
 
 
 def rank_agreement(df, paper, table, row="", column=""):
@@ -160,7 +159,7 @@ def _joined(df, paper, table, row, column):
     df = checked_rows(df, [*BY, "image_id", "target", "value", "seconds", "status"])
     cells = _cells(paper, table, row, column)
     means = summary(with_time(df)[lambda rows: rows["metric"].isin(cells["metric"])])
-    joined = pd.DataFrame([cell | _ours(means, cell, paper) for cell in cells.to_dict("records")])
+    joined = pd.DataFrame([cell | {"paper_key": paper} | _ours(means, cell, paper) for cell in cells.to_dict("records")])
     both = joined["paper"].notna() & joined["ours"].notna()
     for rank, source in (("paper_rank", "paper"), ("rank", "ours")):
         joined[rank] = np.nan
@@ -236,142 +235,62 @@ def _not_run(cell, otherwise):
 # -- for the page ---------------------------------------------------------------------------------------------------
 
 
-def side_by_side(compared, bold="**{}**"):
-    """A paper's table with ours beside it: the result of `compare`, one row per method, text as it is shown.
+def style(table, caption=""):
+    """A table as a notebook displays it, in no file: best values bold, legible on light and dark backgrounds.
 
-    Columns: map (`sign_of`), then per group the paper's number as printed, ours with as many decimals, and our interval. Where several groups have the same
-    stand-in, ours is shown once, after the paper's last. The best of a column is set by `bold`, though none of ours with a tenth of
-    its maps empty or more; where nothing was run the cell says so.
+    table: the result of `compare` or `summary`, or any other DataFrame. Long wide ones become several small ones.
     """
-    compared = checked_rows(compared, _COMPARED, "what `compare` returns")
-    rows, several = {}, compared["group"].nunique() > 1
-    groups = {key: part for key, part in compared.groupby(["group", "metric"], sort=False)}
-    alike = {key: [other for other, part in groups.items() if _same_ours(part, groups[key])] for key in groups}
-    for (group, metric), part in groups.items():
-        digits, same = part["printed"].map(_decimals).max(), alike[group, metric]
-        direction, prefix = higher_is_better(metric), f"{group}: " if several else ""
-        named = _together([name for name, _ in same]) + ": " if several else ""
-        for cell in part.to_dict("records"):
-            row = rows.setdefault(cell["heading"], {"map": ""})
-            row["map"] = sign_of(cell, row["map"])
-            row[f"{prefix}paper"] = _shown(cell["printed"], cell["paper"], part["paper"], direction, digits, bold)
-            if (group, metric) != same[-1]:
-                continue
-            missing = pd.isna(cell["ours"])
-            ours = cell["status"].split(":")[0] if missing else f"{cell['ours']:.{digits}f}"
-            row[f"{named}ours"] = _shown(ours, *_with_maps(cell, part, "ours"), direction, digits, bold)
-            row[f"{named}95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
+    return _displayed(table, "", caption)
 
 
-def _same_ours(one, other):
-    """Whether two groups show the same numbers of ours: the metric, the data set and the model that stand in, and method for method."""
-    facts = [part[["heading", "metric", "used", "ours", "low", "high"]].set_index("heading").sort_index() for part in (one, other)]
-    return one is other or (one["ours"].notna().any() and facts[0].equals(facts[1]))
+def show(table, path, caption=""):
+    """Save a table and return it as what a notebook displays."""
+    save(table, path, caption)
+    return _displayed(table, path, caption)
 
 
-def _together(names):
-    """The names of several groups as one: what they begin with alike is said once."""
-    start = names[0].rpartition(" / ")[0] + " / "
-    alike = len(names) > 1 and all(name.startswith(start) for name in names)
-    return start + ", ".join(name.removeprefix(start) for name in names) if alike else ", ".join(names)
+def save(table, path, caption=""):
+    """Write a table as csv for a page's `{csv-table}`, as it is shown, and beside it all its numbers as parquet; returns the path of the csv.
 
-
-def _with_maps(cell, part, column):
-    """The value of a cell and those of its column, without those of a tenth of empty maps or more."""
-    full = ~(part["empty"] >= EMPTY) if "empty" in part else slice(None)
-    return np.nan if cell.get("empty", 0) >= EMPTY else cell[column], part.loc[full, column]
-
-
-def by_method(summarised, percent=True, bold="**{}**"):
-    """A summary laid out with one row per method, a column `map` (`sign_of`) and one column per metric, text as it is shown, the best set by `bold`,
-    though none with a tenth of its maps empty or more; their share is said.
-
-    Where the summary holds several data sets, models or settings, the row's name says which.
-    """
-    summarised = checked_rows(summarised, ["method", "metric", "mean", "low", "high", "status"], "what `summary` returns")
-    keys = [k for k in ("dataset", "model", "method", "hyper") if k in summarised and (k == "method" or summarised[k].nunique() > 1)]
-    rows, unit, digits = {}, 100 if percent else 1, 1 if percent else 3
-    for where, part in summarised.groupby([k for k in ("dataset", "model", "metric") if k in summarised], sort=False):
-        metric = part["metric"].iat[0]
-        for cell in part.to_dict("records"):
-            row = rows.setdefault(", ".join(str(cell[k]) for k in keys if cell[k] != "{}"), {"map": ""})
-            row["map"] = sign_of(cell, row["map"])
-            if pd.isna(cell["mean"]):
-                row[metric] = re.split("[;:]", cell["status"])[0]
-                continue
-            text = f"{cell['mean'] * unit:.{digits}f}"
-            text = _shown(text, *_with_maps(cell, part, "mean"), higher_is_better(metric), digits + 2 * percent, bold)
-            row[metric] = f"{text} ({cell['low'] * unit:.{digits}f} to {cell['high'] * unit:.{digits}f})"
-            row[metric] += f", {cell['empty']:.0%} empty" if cell.get("empty", 0) >= EMPTY else ""
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method").fillna("")
-
-
-def sign_of(cell, others=""):
-    """The signs of the maps of a cell, and of others: "\u2265 0" where none has a negative value, "\u00b1" where some have, "" where nothing says so."""
-    share = cell.get("negative", np.nan)
-    return others if pd.isna(share) else "\u00b1" if share > 0 or others == "\u00b1" else "\u2265 0"
-
-
-def style(table):
-    """A table for a notebook's page, as a pandas Styler: best values bold, legible on light and dark backgrounds.
-
-    table: the result of `compare` or `summary`, or any other DataFrame.
-    """
-    if {"paper", "ours", "group"} <= set(table.columns):
-        table = side_by_side(table, bold="<b>{}</b>")
-    elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
-        table = by_method(table, bold="<b>{}</b>")
-    elif table.index.name is None:
-        return _lined(table.style.hide(axis="index"))
-    return _lined(table.style)
-
-
-def _lined(styler):
-    lines = [
-        {"selector": "", "props": "border-collapse: collapse; font-variant-numeric: tabular-nums; color: inherit"},
-        {"selector": "th, td", "props": "padding: .25em .7em; text-align: right; background: transparent; color: inherit"},
-        {"selector": "th.row_heading, th.index_name", "props": "text-align: left; font-weight: normal"},
-        {"selector": "thead th", "props": "border-bottom: 1px solid currentColor; vertical-align: bottom"},
-    ]
-    return styler.set_uuid("table").format(_short, na_rep="").set_table_styles(lines)
-
-
-def _short(value):
-    """Four significant digits, or whole numbers from a thousand on."""
-    return value if not isinstance(value, float) else f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def save(table, path):
-    """Write a table as csv for a page's `{csv-table}`: four significant digits, complete or not at all; returns the path.
-
-    The result of `compare` or `summary` is laid out first; an index that has a name is written.
+    The csv of the result of `compare` or `summary` is laid out first; an index that has a name is written. Both files are complete or not at all.
     Raises OSError for a path that cannot be written, before anything else.
     """
     writable(path)
-    checked_rows(table, [], "what a page shows")
-    if {"paper", "ours", "group"} <= set(table.columns):
-        table = side_by_side(table)
-    elif {"mean", "low", "high", "method", "metric"} <= set(table.columns):
-        table = by_method(table)
+    return keep(layout.flat(table), table, path, _caption(table, caption))
+
+
+def keep(shown, numbers, path, caption=""):
+    """Write a table as it is shown as csv, with four significant digits, and its numbers beside it as parquet. The parquet's metadata say under `xai_repro`, as JSON,
+    caption, paper and table (null where it is none), and provenance."""
+    path = writable(path)
     with whole(path) as temporary:
-        table.to_csv(temporary, index=table.index.name is not None, float_format="%.4g", lineterminator="\n")
-    return Path(path)
+        shown.to_csv(temporary, index=shown.index.name is not None, float_format="%.4g", lineterminator="\n")
+    frame = numbers.reset_index() if numbers.index.name is not None else numbers
+    frame = frame.set_axis(map(str, frame.columns), axis=1)
+    frame = frame.assign(**{name: column.map(str, na_action="ignore") for name, column in frame.items() if infer_dtype(column) in ("mixed", "mixed-integer")})
+    written = pyarrow.Table.from_pandas(frame, preserve_index=False)
+    about = {"caption": caption, **dict.fromkeys(("paper", "table")), **printed_as(numbers), "provenance": provenance.told()}
+    with whole(path.with_suffix(".parquet")) as temporary:
+        parquet.write_table(written.replace_schema_metadata({**written.schema.metadata, b"xai_repro": json.dumps(about)}), temporary)
+    return path
 
 
-def show(table, path):
-    """Save a table and return it as what a notebook displays."""
-    save(table, path)
-    return style(table)
+def printed_as(table):
+    """{"paper", "table"} of the one printed table that the result of `compare` is about; {} for anything else."""
+    if not {"paper_key", "table"} <= set(table.columns) or len(table[["paper_key", "table"]].drop_duplicates()) != 1:
+        return {}
+    return {"paper": table["paper_key"].iat[0], "table": table["table"].iat[0]}
 
 
-def _decimals(printed):
-    return len(printed.partition(".")[2].rstrip("%*")) if "." in printed and "e" not in printed else 0 if printed.isdigit() else 3
+def displayed(smalls, note, path, caption="", **about):
+    """What a notebook displays of small tables that are in a file."""
+    content = {"text/html": markup.html(smalls, note), "text/plain": markup.plain(smalls, note)}
+    return Shown(content, str(path), {"kind": "table", "caption": caption, **about, "provenance": provenance.told()})
 
 
-def _shown(text, value, values, direction, digits, bold):
-    """Text, bold where its value is the best of its column to the digits shown."""
-    values = values.dropna().round(digits)
-    if direction is None or pd.isna(value) or len(values) < 2:
-        return text
-    return bold.format(text) if round(value, digits) == (values.max() if direction else values.min()) else text
+def _displayed(table, path, caption):
+    return displayed(*layout.small(table), path, _caption(table, caption), **printed_as(table))
+
+
+def _caption(table, given):
+    return given or "".join(f"Table {about['table']} as printed, and ours." for about in [printed_as(table)] if about)
