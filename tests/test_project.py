@@ -89,6 +89,17 @@ def test_notebooks_are_lean(path):
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# "), "begins with its title"
 
 
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if 10 <= int(path.stem[:2]) < 90], ids=lambda p: p.stem)
+def test_a_page_of_a_paper_says_first_what_came_out_and_last_what_deviates(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert sum("result" in cell.metadata.get("tags", []) for cell in cells) == 1
+    headings = [line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("#")]
+    assert "?" not in headings[0], "a title says what is measured"
+    assert "*Deviation" not in cells[0].source and "## Deviations" not in headings[:-1]
+    checked = [cell.source for cell in cells if "claims.check(" in cell.source]
+    assert all("said.tested(claims.check(" in source for source in checked), "a page shows the claims that its rows decide"
+
+
 def test_the_book_has_every_notebook_and_every_page():
     toc = yaml.safe_load((ROOT / "book/_toc.yml").read_text())
     listed = {toc["root"], *_files(toc)}

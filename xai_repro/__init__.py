@@ -35,7 +35,7 @@ _PUBLIC = {
     "profile": "study.profiles",
     "write_rows": "store.files",
 }
-_MODULES = {name: f"study.{name}" for name in ("tables", "claims", "plots", "timing", "proposals")}
+_MODULES = {name: f"study.{name}" for name in ("tables", "claims", "plots", "said", "timing", "proposals")}
 _MODULES |= {"methods": "methods", "metrics": "metrics"}  # packages that are called for the names in them
 __all__ = [*_PUBLIC, *_MODULES]
 

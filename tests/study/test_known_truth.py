@@ -159,8 +159,13 @@ def test_what_is_said_names_those_that_fail():
     drop = {"oracle": 0.4, "object": 0.2, "random": 0.3, "grad-cam": 0.2, "lift-cam": 0.1, "edges": 0.5}
     judgement = known_truth.judged(table(drop, {name: -value for name, value in drop.items()}))
     text = known_truth.said(judgement)
-    assert "0 of 1 metrics put the oracle before every method; not so average-drop (4 of 5)" in text
-    assert "beyond doubt, it is by none of them; worse by average-drop" in text and "by part-hit agrees with that by average-drop" in text
+    assert text.startswith("* On mini-vgg, 0 of 1 metrics put the oracle, which shows the truth, before every method; it comes behind more than half of them by average-drop.")
+    assert text.endswith("It is better than a random map, beyond doubt, by none of them, and worse by average-drop.")
+    assert "* mini-vgg: the order of the methods by part-hit agrees with that by average-drop." in known_truth.said_of_orders(judgement)
+    best = known_truth.judged(table(drop | {"oracle": 0.05}, {name: -value for name, value in drop.items()}))
+    assert known_truth.said(best) == (
+        "* On mini-vgg, 1 of 1 metrics put the oracle, which shows the truth, before every method. It is better than a random map, beyond doubt, by 1 of them."
+    )
     shown = known_truth.shown(judgement)
     assert shown["rank of the oracle"].tolist() == ["4 of 5"] and shown["oracle better than random by"].tolist() == ["-0.10 (-0.10 to -0.10)"]
     assert shown["tau with part-share"].tolist() == [""]

@@ -77,6 +77,16 @@ def estimate(profile="paper", rate=RATE):
     return table
 
 
+def said(table):
+    """What the whole profile costs, in two sentences: the result of `estimate`."""
+    hours = table.groupby("paper", sort=False)["hours"].sum()
+    most = table.groupby("notebook", sort=False)["hours"].sum()
+    return (
+        f"Counted together, the notebooks of the papers take {table['PFLOP'].sum():,.0f} PFLOP or {hours.sum():,.0f} hours of one GPU, at most; {100 * hours.max() / hours.sum():.0f} % of that for "
+        f"{hours.idxmax()}. The costliest notebook is {most.idxmax()}, with {most.max():,.1f} hours. Assumed: {table.attrs['assumed']}."
+    )
+
+
 def by_paper(table):
     """The sums of `estimate` for each paper, and of all."""
     sums = table.groupby("paper", sort=False)[["PFLOP", "hours"]].sum()

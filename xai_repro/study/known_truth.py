@@ -20,6 +20,7 @@ from xai_repro.study.asked import Asked, device_of, labelled_data, labelled_mode
 from xai_repro.study.evaluate import dealt, evaluate, Job, signs_of, size_of, values_of
 from xai_repro.study.images import block_of
 from xai_repro.study.profiles import profile as settings_of
+from xai_repro.study.said import listed
 from xai_repro.study.shards import COLUMNS
 from xai_repro.study.resampling import interval, mean_of, resampled, units
 from xai_repro.study.statistics import checked_rows, EMPTY, share_of, higher_is_better, kendall, with_run
@@ -287,26 +288,30 @@ def _texts(table, *names):
 
 
 def said(judgement):
-    """What came out, in sentences: the result of `judged` as text for a page."""
+    """What came out, in a sentence or two for each network: the result of `judged`."""
     told = []
     for model, part in judgement.groupby("model", sort=False):
-        last = ", ".join(f"{row['metric']} ({row['oracle rank']:g} of {row['methods'] + 1})" for _, row in part.iterrows() if row["oracle rank"] > 1.5)
-        told.append(f"**{model}.** {(part['oracle rank'] <= 1.5).sum()} of {len(part)} metrics put the oracle before every method" + (f"; not so {last}." if last else "."))
+        behind = part[part["oracle rank"] > 1 + part["methods"] / 2]["metric"]
         better, worse = part[part["low"] > 0], part[part["high"] < 0]
-        told.append(f"Better than a random map, beyond doubt, it is by {_listed(better['metric'])}" + (f"; worse by {_listed(worse['metric'])}." if len(worse) else "."))
+        told.append(
+            f"* On {model}, {(part['oracle rank'] <= 1.5).sum()} of {len(part)} metrics put the oracle, which shows the truth, before every method"
+            + (f"; it comes behind more than half of them by {listed(behind, most=9)}. " if len(behind) else ". ")
+            + f"It is better than a random map, beyond doubt, by {len(better) or 'none'} of them"
+            + (f", and worse by {listed(worse['metric'], most=9)}." if len(worse) else ".")
+        )
+    return "\n".join(told)
+
+
+def said_of_orders(judgement):
+    """Whose order of the methods agrees with the order by parts, beyond doubt: the result of `judged`, a line for each network and metric of BY_PARTS."""
+    told = []
+    for model, part in judgement.groupby("model", sort=False):
         for truth in BY_PARTS:
             some = part.dropna(subset=[truth]).sort_values(truth)
-            agree = some[some[f"{truth} low"] > 0]["metric"][::-1]
-            against = some[some[f"{truth} high"] < 0]["metric"]
-            told.append(
-                f"The order of the methods by {truth} agrees with that by {_listed(agree)}" + (f" and is against that by {_listed(against)}." if len(against) else ".")
-            )
-    return "\n\n".join(told)
-
-
-def _listed(names):
-    names = list(names)
-    return "none of them" if not names else names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+            agree, against = some[some[f"{truth} low"] > 0]["metric"][::-1], some[some[f"{truth} high"] < 0]["metric"]
+            opposed = f", and is against that by {listed(against, most=9)}" if len(against) else ""
+            told.append(f"* {model}: the order of the methods by {truth} agrees with that by {listed(agree, most=9) or 'none of the metrics'}{opposed}.")
+    return "\n".join(told)
 
 
 def pointing(df, family="relevance"):
@@ -333,6 +338,6 @@ def said_of_pointing(found):
     told = []
     for model, part in found.groupby("model", sort=False):
         yes, no, open_ = (list(part["by"][chosen]) for chosen in (part["low"] > 0, part["high"] < 0, (part["low"] <= 0) & (part["high"] >= 0)))
-        words = [f"{verb} {_listed(names)}" for verb, names in (("yes by", yes), ("no, rather the reverse, by", no), ("undecided by", open_)) if names]
+        words = [f"{verb} {listed(names)}" for verb, names in (("yes by", yes), ("no, rather the reverse, by", no), ("undecided by", open_)) if names]
         told.append(f"**{model}**, {part['methods'].iat[0]} methods: {'; '.join(words)}.")
     return "\n\n".join(told)

@@ -160,7 +160,7 @@ def against_controls(df, controls=("random", "center")):
     means, found = summary(df).dropna(subset=["mean"]), []
     for (dataset, model, metric), part in means.groupby(["dataset", "model", "metric"], sort=False):
         sign = 1 if higher_is_better(metric) else -1
-        explaining, knowing_nothing = part[~part["method"].map(_is_control) & ~(part["empty"] >= EMPTY)], part[part["method"].isin(controls)]
+        explaining, knowing_nothing = part[~part["method"].map(is_control) & ~(part["empty"] >= EMPTY)], part[part["method"].isin(controls)]
         if explaining.empty or knowing_nothing.empty:
             continue
         best, rival = (rows.loc[(sign * rows["mean"]).idxmax()] for rows in (explaining, knowing_nothing))
@@ -178,7 +178,8 @@ _AGAINST = [
 ]  # fmt: skip
 
 
-def _is_control(name):
+def is_control(name):
+    """Whether this is the name of a control, which looks at no network."""
     return name in methods("*") and method_info(name).family == "control"
 
 
