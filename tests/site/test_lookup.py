@@ -39,7 +39,8 @@ def project(here, monkeypatch):
     """Two notebooks, of which one made table 7 as two; asked for is what the driver was to run."""
     making(here / "notebooks", "10_toy", "lift_cam 7", "lift_cam 8")
     making(here / "notebooks", "11_boxes", "lift_cam 4", needs="boxes")
-    numbers = tables.compare(table7(LIFT, spread=0.1), "lift_cam", "7", column="Average")
+    run = {name: mean for name, mean in LIFT.items() if name != "score-cam"}  # whose cell has no number of ours
+    numbers = tables.compare(table7(run, spread=0.1), "lift_cam", "7", column="Average")
     place = here / "results/mini/10_toy"
     leave(place / "table7--a.parquet", numbers[:3], "method,paper,ours\nGrad-CAM,**24.0**,24\n", paper="lift_cam", table="7", caption="Table 7, first part", provenance=MADE)
     leave(place / "table7--b.parquet", numbers[3:], "method,paper\nLIFT-CAM,25.2\n", paper="lift_cam", table="7")
