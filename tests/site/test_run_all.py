@@ -21,7 +21,7 @@ def run_all(path, profile):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "code":
             source = cell.source.replace('"mini"', f'"{profile}"').replace("/mini", f"/{profile}") if "parameters" in cell.metadata.get("tags", []) else cell.source
-            exec(compile(source, path.name, "exec"), names)
+            exec(compile(source, Path(path).name, "exec"), names)
     return names
 
 
@@ -49,6 +49,6 @@ def test_a_summary_says_what_comes_first(path, notebooks):
 @pytest.mark.slow
 def test_a_notebook_runs_from_its_folder(notebooks):
     path = shutil.copy(ROOT / "notebooks/22_collection_cam_layers.ipynb", notebooks)
-    names = run_all(Path(path), "smoke")
+    names = run_all(path, "smoke")
     assert names["settings"]["name"] == "smoke" and (notebooks.parent / "results/smoke/22_collection_cam_layers.parquet").exists()
     assert {one.name for one in (notebooks.parent / "results/smoke/22_collection_cam_layers").iterdir()} >= {"figure2.csv", "claims.csv"}
