@@ -37,7 +37,7 @@ def table(paper, number, profile="mini", results="results", folder="notebooks"):
     found = []
     for file in sorted((place / path.stem).rglob("*.parquet")):
         said, numbers = read(file)
-        if (said.get("paper"), str(said.get("table"))) == (paper, str(number)) and "printed" in numbers:
+        if (said.get("paper"), str(said.get("table"))) == (paper, str(number)):
             shown = file.with_suffix(".csv")
             found.append({"notebook": path.stem, "file": str(shown), "caption": said.get("caption", ""), "provenance": said.get("provenance", {}),
                           "shown": shown.read_text(encoding="utf-8"), "numbers": numbers})  # fmt: skip
@@ -87,8 +87,8 @@ def records(frame):
 def as_json(paper, number, profile, parts):
     """A table as JSON: all its numbers, and of each part where it is from and what it rests on."""
     said = [{key: part[key] for key in ("notebook", "file", "caption", "provenance")} for part in parts]
-    numbers = [record for part in parts for record in records(part["numbers"])]
-    return json.dumps({"paper": paper, "table": number, "profile": profile, "parts": said, "numbers": numbers}, indent=1, ensure_ascii=False)
+    numbers = pd.concat([part["numbers"] for part in parts], ignore_index=True).drop_duplicates()  # a page may show some twice
+    return json.dumps({"paper": paper, "table": number, "profile": profile, "parts": said, "numbers": records(numbers)}, indent=1, ensure_ascii=False)
 
 
 def in_columns(text):
