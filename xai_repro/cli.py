@@ -159,7 +159,10 @@ def table(
     json_: Annotated[bool, typer.Option("--json", help="All numbers, with what they rest on.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="The csv of the page.")] = False,
 ):
-    """Print one table of a paper, ours beside the printed numbers; the notebook that makes it is run where it is not current."""
+    """Print a table of a paper and ours beside it.
+
+    The notebook that makes it, and no other, is run first where it is not current.
+    """
     if json_ and csv:
         raise ValueError("--json and --csv: which one?")
     from xai_repro.site import lookup
