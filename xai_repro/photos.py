@@ -97,6 +97,7 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed], view=net.view)
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    _warn_of_drawn(net)
     lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, _chances(net, logits))]
     return "\n".join([*lines, f"written: {_shown(out)}"])
 
@@ -131,6 +132,7 @@ def examples_of_photo(
     found, figure = explained(net, x[0], index, samples, y, attributes=attributes)
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    _warn_of_drawn(net)
     nearest = found[found["rank"] == 1].groupby("layer", sort=False)["example"]  # the nearest attributes come first
     lines = [f"{layer}: {', '.join(some.head(SHOWN))}" for layer, some in nearest]
     return "\n".join([f"{_shown(path)}: {_likeliest(_chances(net, logits)[0], names)}", *lines, f"written: {_shown(out)}"])
@@ -194,14 +196,19 @@ def _check_weights(weights, model):
 
 
 def _load(model, weights, device):
-    from xai_repro.models.zoo import EMBEDDED, weights_for
+    from xai_repro.models.zoo import weights_for
 
     trained = weights_for(like("model", model, "vgg16"), None) if weights is None else weights  # random ones explain nothing
-    net = xr.load_model(model, weights=trained, device=device)
-    if model in EMBEDDED:
+    return xr.load_model(model, weights=trained, device=device)
+
+
+def _warn_of_drawn(net):
+    """Say of a network that has seen drawn pictures alone what its answers for photos are worth."""
+    from xai_repro.models.zoo import EMBEDDED
+
+    if net.name in EMBEDDED:
         known = "things in drawn scenes" if net.multi_label else "drawn birds"
-        print(f"warning: {model} knows {len(net.classes)} kinds of {known} and no photographs: it names one whatever a photo shows", file=sys.stderr)
-    return net
+        print(f"warning: {net.name} knows {len(net.classes)} kinds of {known} and no photographs: it names one whatever a photo shows", file=sys.stderr)
 
 
 def _class_number(target, names):
