@@ -60,7 +60,7 @@ def rows_of(results):
     """The rows that the notebooks of the papers left in a folder of results, each once. Raises FileNotFoundError, which says what to run, where there are none."""
     files = sorted(Path(results).glob("[1-7]*.parquet"))
     if not files:
-        raise FileNotFoundError(f"no rows in {short(str(results))}: the notebooks of the papers run first; in the project's folder: xai-repro run --profile {Path(results).resolve().name}")
+        raise FileNotFoundError(f"no rows of the papers in {short(str(results))}; run their notebooks first, in the folder of the project: xai-repro run --profile {Path(results).resolve().name}")
     rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     return rows.drop_duplicates(["dataset", "model", "run", "image_id", "target", "method", "hyper", "metric"])
 
