@@ -1,6 +1,5 @@
 """What the notebooks wrote, looked up: a table of a paper with what it rests on, the claims and their outcomes."""
 
-import csv
 import json
 import sys
 from contextlib import redirect_stdout
@@ -12,6 +11,8 @@ from xai_repro.errors import like, unknown
 from xai_repro.published import papers, published
 from xai_repro.site.driver import about, lacking, run, select
 from xai_repro.store.files import path_of
+from xai_repro.study.layout import small
+from xai_repro.study.markup import plain
 from xai_repro.study.profiles import profile as settings
 
 CLAIMS = "90_claims"  # the notebook that tests them all
@@ -91,16 +92,9 @@ def as_json(paper, number, profile, parts):
     return json.dumps({"paper": paper, "table": number, "profile": profile, "parts": said, "numbers": records(numbers)}, indent=1, ensure_ascii=False)
 
 
-def in_columns(text):
-    """A csv as lines of aligned columns, as wide as they need."""
-    rows = list(csv.reader(text.splitlines()))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
-
-
 def told(part):
-    """A part of a table: the caption, the table, the file it is in and what it rests on."""
-    return "\n".join([part["caption"], "", in_columns(part["shown"]), "", f"{part['notebook']}: {part['file']}", *_lines(part["provenance"])]).lstrip()
+    """A part of a table: the caption, the small tables of the page, the file it is in and what it rests on."""
+    return "\n".join([part["caption"], "", plain(*small(part["numbers"])), "", f"{part['notebook']}: {part['file']}", *_lines(part["provenance"])]).lstrip()
 
 
 def _lines(facts, start=""):
