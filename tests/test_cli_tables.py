@@ -40,7 +40,7 @@ def test_a_table_is_printed_in_three_ways(monkeypatch):
     asked, numbers = [], pd.DataFrame({"method": ["LIFT-CAM"], "ours": [1.5]})
     monkeypatch.setattr(lookup, "table", lambda *given: asked.append(given) or [PART | {"numbers": numbers}, PART | {"numbers": numbers}])
     assert call("table", "lift_cam", 4, "--profile", "smoke", "--csv").stdout == "\n".join([PART["shown"]] * 2)
-    assert call("table", "lift_cam", 4).stdout == "\n".join(["Table 4\n\nmethod    ours\nLIFT-CAM  1.5\n\n10_a: a.csv\n"] * 2)
+    assert call("table", "lift_cam", 4).stdout == "\n".join(["Table 4\n\nmethod    ours\nLIFT-CAM  1.50\n\n10_a: a.csv\n"] * 2)
     found = json.loads(call("table", "lift_cam", 4, "--json").stdout)
     assert found["table"] == "4" and found["numbers"] == [{"method": "LIFT-CAM", "ours": 1.5}]  # each once
     assert "which one" in refused("table", "lift_cam", 4, "--json", "--csv")
