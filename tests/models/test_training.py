@@ -8,7 +8,7 @@ from torch import nn
 
 from xai_repro.data import load_data, Sample
 from xai_repro.models import load_model, recognised, trainings
-from xai_repro.models.measure import largest, SHOWN
+from xai_repro.models.measure import largest, said_of_trainings, SHOWN
 
 training = import_module("xai_repro.models.train")  # the package exports a function of that name
 
@@ -125,3 +125,11 @@ def test_shipped_networks_survive_being_masked(model):
         found = recognised(load_model(model, weights), BIRDS, limit=300)
         for name in ("as drawn", "objects alone", "objects alone, edges soft", "half dimmed", "background half dimmed", "grey"):
             assert found[name][0] >= 0.9, (weights, name, found)
+
+
+def test_trainings_in_words():
+    one = {"model": "a", "data set": "birds", "accuracy": 0.971, "median_top1_probability": 0.851}
+    other = {"model": "b", "data set": "scenes", "mean_average_precision": 0.95, "median_top1_probability": 0.7}
+    assert said_of_trainings([one, other, one | {"accuracy": 0.989, "median_top1_probability": 0.854}]) == (
+        "a on birds: accuracy 0.97 to 0.99 in 2 trainings, median of the top-1 probability 0.85. b on scenes: mean average precision 0.95 in one training, median of the top-1 probability 0.70."
+    )

@@ -14,13 +14,13 @@ FAMILIES = {
 
 
 def by_family(names):
-    """Names of methods in families: pairs (title, names), the controls last. A family that is not of this library goes by its own name."""
-    return [(_title(group), list(group)) for _, group in plots.families(dict.fromkeys(names), most=len(names))]
+    """Names of methods in families: pairs (title, names), in the order of FAMILIES. A family that is not of this library goes by its own name, before the controls."""
+    return [(_title(group), list(group)) for _, group in plots.families(dict.fromkeys(_ordered(names)), most=len(names))]
 
 
 def panels(x, maps, titles, view):
     """Maps {method: [B,H,W]} of images x as figures of up to six methods of one family: pairs (title of the family, figure)."""
-    for _, group in plots.families(maps):
+    for _, group in plots.families({name: maps[name] for name in _ordered(maps)}):
         signed = [name for name in group if method_info(name).signed]
         yield _title(group), plots.panel(x, group, titles=titles, signed=signed, view=view)
 
@@ -38,6 +38,12 @@ def counted(shown, hidden):
     families = [f"{title} ({len(names)})" for title, names in by_family(shown)]
     left = {0: "", 1: " One method does not apply here; the page says why."}.get(len(hidden), f" {len(hidden)} methods do not apply here; the page says why.")
     return f"{len(shown)} methods are shown: {', '.join(families)}.{left}"
+
+
+def _ordered(names):
+    """Names by family, those of a family as they came."""
+    order = list(FAMILIES)
+    return sorted(names, key=lambda name: order.index(family) if (family := method_info(name).family) in order else len(order))
 
 
 def _title(group):

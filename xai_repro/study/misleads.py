@@ -48,6 +48,7 @@ SAYS = {  # what each map shows; the right ones first
 }
 MAPS = {"unit": "maps scaled to [0,1]", "raw": "maps as the method gives them", "coefficients": "coefficients of activation maps"}
 TRUTH = {"box": "boxes", "mask": "mask", "near": "mask and 15 pixels around it", "parts": "parts and their worth", None: ""}
+SHORT = {"unit": "0 to 1", "raw": "raw", "coefficients": "coefficients", "box": "boxes", "mask": "mask", "near": "mask, wider", "parts": "parts", None: ""}
 SAME = 1e-6  # values that differ by less are level
 
 
@@ -235,8 +236,8 @@ def overview(cases, costs):
     for one in cases:
         info = metric_info(one.metric)
         rows.append({
-            "metric": one.metric, "better": "higher" if info.higher_is_better else "lower", "takes": MAPS[info.maps], "truth": TRUTH[info.truth],
-            "forward passes": f"{costs[one.metric]:.3g}", "wrong above right": f"{one.above} of {one.images}", "level": f"{one.level} of {one.images}",
+            "metric": one.metric, "better": "higher" if info.higher_is_better else "lower", "maps": SHORT[info.maps], "truth": SHORT[info.truth],
+            "passes": f"{costs[one.metric]:.3g}", "wrong above right": f"{one.above} of {one.images}", "level": f"{one.level} of {one.images}",
             "wrong map": list(one.maps)[1] if one.above + one.level else "",
         })  # fmt: skip
     return pd.DataFrame(rows)
