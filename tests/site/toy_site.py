@@ -1,0 +1,85 @@
+"""A small site, whole: the project's prose, settings and styles, with made-up results, one notebook of each kind of output, and the titles of the others."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import numpy as np
+from matplotlib.figure import Figure
+from toy_rows import LIFT, table7
+
+from xai_repro import claims, plots, tables
+from xai_repro.site.book import book
+
+ROOT = Path(__file__).parents[2]
+SHOWN = "10_lift_cam_faithfulness"
+v4 = nbformat.v4
+
+
+def built(folder):
+    """Build the site in a folder; where it is."""
+    place = folder / "results/smoke"
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        title = nbformat.read(path, as_version=4).cells[0].source.split("\n")[0]
+        _write(path.stem, [v4.new_markdown_cell(f"{title}\n\nNot run here.")], folder, place)
+    _write(SHOWN, _cells(place), folder, place)
+    for name in sorted(set(re.findall(r"results/(\d\d_[\w/.-]+)", "".join(p.read_text() for p in (ROOT / "book").rglob("*.md"))))):
+        _stand_in(place / name)
+    assert book("smoke", results=folder / "results", out=folder / "build", folder=folder / "notebooks", pages=ROOT / "book")
+    return folder / "build/html"
+
+
+def _write(name, cells, folder, place):
+    """A notebook, and the same as if it had been run."""
+    made = v4.new_notebook(cells=cells, metadata={"papermill": {"parameters": {"profile": "smoke"}, "end_time": "2026-01-02T03:04:05"}})
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for path in (folder / "notebooks", place / "notebooks"):
+        path.mkdir(parents=True, exist_ok=True)
+        nbformat.write(made, path / f"{name}.ipynb")
+
+
+def _cells(place):
+    """Outputs of each kind: tables beside the papers', claims, a chart, pictures, words, mathematics, a table of pandas."""
+    rows, into = table7(LIFT, spread=0.1), place / SHOWN
+    into.mkdir(parents=True)
+    compared, pictures = tables.compare(rows, "lift_cam", "7", column="Average"), Figure()
+    for axis in pictures.subplots(1, 3):
+        axis.imshow(np.arange(16).reshape(4, 4))
+    shown = [
+        tables.show(compared, into / "table7.csv"),
+        tables.show(tables.summary(rows), into / "summary.csv"),
+        claims.show(claims.check(rows, "lift_cam"), into / "claims.csv"),
+        claims.show(claims.check(rows, "lift_cam").head(3), into / "some_claims.csv"),
+        plots.show(plots.bars(tables.summary(rows)), into / "bars.svg", caption="Means, by `method`."),
+        plots.show(pictures, into / "pictures.webp", caption="Three pictures."),
+        rows.head(),
+    ]
+    code = [v4.new_code_cell("show(" + "a_long_name, " * 30 + ")", outputs=[_output(one)]) for one in shown]
+    words = v4.new_markdown_cell(
+        "## Words\n\n$$\\sum_k \\alpha_k A_k + \\frac{a + b + c + d + e}{f + g + h + i + j} + \\prod_{m=1}^{M} x_m y_m z_m + u_1 + u_2 + u_3 + u_4 + u_5 + u_6 + u_7$$\n\n"
+        "| a | b |\n|---|---|\n| 1 | [](04_known_truth) |\n\n`" + "a_long_name_" * 12 + "`\n"
+    )
+    said = v4.new_code_cell("say()", metadata={"tags": ["result"]}, outputs=[v4.new_output("display_data", data={"text/markdown": "It **holds**."})])
+    printed = v4.new_code_cell("print(1)", outputs=[v4.new_output("stream", text="1 " * 300)])
+    return [v4.new_markdown_cell("# Every kind of output\n\nWhat is asked."), said, *code, words, printed]
+
+
+def _output(shown):
+    """As a kernel sends it."""
+    if not hasattr(shown, "_repr_mimebundle_"):
+        return v4.new_output("display_data", data={"text/html": shown._repr_html_()})
+    data, metadata = shown._repr_mimebundle_()
+    return v4.new_output("display_data", data=data, metadata=json.loads(json.dumps(metadata)))
+
+
+def _stand_in(path):
+    """Something to show where a page shows a result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    if path.suffix == ".csv":
+        path.write_text("claim,says,outcome,estimate\n" + "lift_cam,LIFT-CAM is better than the others by what is asked of all of them here,holds,.5 [.4; .6]\n" * 3)
+    elif path.suffix in (".svg", ".png", ".webp"):
+        plots.save(plots.curves({"a": np.arange(4.0)}), path)
