@@ -10,6 +10,7 @@
 
 import base64
 import json
+import math
 import os
 import select
 import shutil
@@ -85,7 +86,7 @@ class Page:
 
     def size(self, width, height):
         """The size of the window; one that is narrower than a tablet is a phone's, with touch."""
-        phone = width < 600
+        phone, self._size = width < 600, (width, height)
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.ask("Emulation.setTouchEmulationEnabled", enabled=phone)
 
@@ -95,11 +96,11 @@ class Page:
 
     def picture(self, path, whole=False):
         """A screenshot, png: of the window or of the whole page."""
-        more = {}
+        shown = self._size
         if whole:
-            size = self.ask("Page.getLayoutMetrics")["cssContentSize"]
-            more = {"captureBeyondViewport": True, "clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
-        Path(path).write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png", **more)["data"]))
+            self.size(shown[0], math.ceil(self.ask("Page.getLayoutMetrics")["cssContentSize"]["height"]))
+        Path(path).write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
+        self.size(*shown)
 
     def foreign(self):
         """The requests that went elsewhere than to a file beside the page."""

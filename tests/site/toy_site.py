@@ -14,7 +14,7 @@ from xai_repro import claims, plots, tables
 from xai_repro.site.book import book
 
 ROOT = Path(__file__).parents[2]
-SHOWN = "10_lift_cam_faithfulness"
+SHOWN, EMPTY = "10_lift_cam_faithfulness", "Not shown here."
 v4 = nbformat.v4
 
 
@@ -23,7 +23,7 @@ def built(folder):
     place = folder / "results/smoke"
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         title = nbformat.read(path, as_version=4).cells[0].source.split("\n")[0]
-        _write(path.stem, [v4.new_markdown_cell(f"{title}\n\nNot run here.")], folder, place)
+        _write(path.stem, [v4.new_markdown_cell(f"{title}\n\n{EMPTY}")], folder, place)
     _write(SHOWN, _cells(place), folder, place)
     for name in sorted(set(re.findall(r"results/(\d\d_[\w/.-]+)", "".join(p.read_text() for p in (ROOT / "book").rglob("*.md"))))):
         _stand_in(place / name)
@@ -43,16 +43,17 @@ def _write(name, cells, folder, place):
 def _cells(place):
     """Outputs of each kind: tables beside the papers', claims, a chart, pictures, words, mathematics, a table of pandas."""
     rows, into = table7(LIFT, spread=0.1), place / SHOWN
+    checked, summary = claims.check(rows, "lift_cam"), tables.summary(rows)
     into.mkdir(parents=True)
     compared, pictures = tables.compare(rows, "lift_cam", "7", column="Average"), Figure()
     for axis in pictures.subplots(1, 3):
         axis.imshow(np.arange(16).reshape(4, 4))
     shown = [
         tables.show(compared, into / "table7.csv"),
-        tables.show(tables.summary(rows), into / "summary.csv"),
-        claims.show(claims.check(rows, "lift_cam"), into / "claims.csv"),
-        claims.show(claims.check(rows, "lift_cam").head(3), into / "some_claims.csv"),
-        plots.show(plots.bars(tables.summary(rows)), into / "bars.svg", caption="Means, by `method`."),
+        tables.show(summary, into / "summary.csv"),
+        claims.show(checked, into / "claims.csv"),
+        claims.show(checked.head(3), into / "some_claims.csv"),
+        plots.show(plots.bars(summary), into / "bars.svg", caption="Means, by `method`."),
         plots.show(pictures, into / "pictures.webp", caption="Three pictures."),
         rows.head(),
     ]
