@@ -26,7 +26,7 @@
   for (const e of document.querySelectorAll("figure:has(img)")) if (!said(e.querySelector("figcaption")?.textContent)) wrong.push(["words", `a figure without a caption: ${name(e)}`]);
   for (const e of document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea, [role=button], [role=slider]")) {
     const by = said(e.getAttribute("aria-labelledby")).split(/\s+/).map((id) => document.getElementById(id)?.textContent);
-    const own = [e.getAttribute("aria-label"), e.title, e.placeholder, e.textContent, e.querySelector("img")?.alt, ...[...(e.labels || [])].map((l) => l.textContent)];
+    const own = [e.getAttribute("aria-label"), e.title, e.placeholder, e.textContent, e.querySelector("img")?.alt, ...[...(e.labels || [])].map((l) => l.textContent + (l.querySelector("img")?.alt || ""))];
     if (!silent(e) && ![...own, ...by].some(said)) wrong.push(["words", `a control without a name: ${name(e)}`]);
   }
   return wrong;
