@@ -16,7 +16,7 @@ import xai_repro as xr
 from xai_repro.study import explorer
 
 BOOK = Path(__file__).parents[2] / "book"
-METHODS = ["grad-cam", "gradient", "lift-cam", "random"]
+METHODS = ["grad-cam", "linear-approximation", "lift-cam", "random"]
 pytestmark = pytest.mark.skipif(not browser.chromium(), reason="no Chromium is installed")
 
 
@@ -114,28 +114,28 @@ def test_choosing(page, cases):
     one, picture = case(cases, "mini-resnet", 2, 1)
     choose(page, "class", picture["classes"][1]["name"])
     choose(page, "left", "random")
-    choose(page, "right", "gradient")
-    page.until(f"document.getElementById('xe').dataset.shown.endsWith({json.dumps(picture['classes'][1]['name'] + ' random gradient')})")
-    assert table(page) == {metric: scores(one, metric, "random", "gradient") for metric in explorer.METRICS}
+    choose(page, "right", "linear-approximation")
+    page.until(f"document.getElementById('xe').dataset.shown.endsWith({json.dumps(picture['classes'][1]['name'] + ' random linear-approximation')})")
+    assert table(page) == {metric: scores(one, metric, "random", "linear-approximation") for metric in explorer.METRICS}
     said = page.run("document.getElementById('xe-said').textContent")
-    assert "left, random: average-drop " + scores(one, "average-drop", "random")[0] in said and "right, gradient: " in said
+    assert "left, random: average-drop " + scores(one, "average-drop", "random")[0] in said and "right, linear-approximation: " in said
     better = page.run("[...document.querySelectorAll('#xe-scores tr')].map(row => [...row.querySelectorAll('td')].findIndex(cell => cell.querySelector('strong')))")
     for place, (metric, about) in zip(better, cases["data.js"]["metrics"].items()):
-        a, b = scores(one, metric, "random", "gradient")
+        a, b = scores(one, metric, "random", "linear-approximation")
         assert place == (-1 if a == b or "\u2013" in (a, b) else int((float(b) > float(a)) == (about["better"] == "higher"))), metric
     choose(page, "network", "mini-vgg")  # the picture and the methods stay
     page.until("document.getElementById('xe').dataset.shown.startsWith('mini-vgg mini-scenes')")
-    assert shown(page).endswith("random gradient")
+    assert shown(page).endswith("random linear-approximation")
 
 
 def test_maps_have_their_colours(page, cases):
-    choose(page, "right", "gradient")
+    choose(page, "right", "linear-approximation")
     one, _ = case(cases, "mini-vgg", 0, 0)
     tables = {name: np.frombuffer(bytes.fromhex(digits), np.uint8).reshape(256, 3).astype(float) for name, digits in cases["data.js"]["colours"].items()}
     photo = np.array(page.run("(async () => { const i = new Image(); i.src = document.querySelector('#xe-pictures input:checked + img').src; await i.decode();"
                               " const c = Object.assign(document.createElement('canvas'), {width: i.naturalWidth, height: i.naturalHeight}).getContext('2d');"
                               " c.drawImage(i, 0, 0); return [...c.getImageData(0, 0, i.naturalWidth, i.naturalHeight).data] })()"), float)  # fmt: skip
-    heat, signed = sprite(one, "grad-cam")[0], sprite(one, "gradient")[0]
+    heat, signed = sprite(one, "grad-cam")[0], sprite(one, "linear-approximation")[0]
     grey = photo.reshape(*heat.shape, 4)[..., :3] @ [0.299, 0.587, 0.114]
     share = (0.25 + 0.6 * heat / 255)[..., None]
     assert np.abs(pixels(page, "map-left") - ((1 - share) * grey[..., None] + share * tables["heat"][heat])).max() <= 1
@@ -176,13 +176,13 @@ def test_dragging_along_the_curve(page, cases, way):
     page.centre("#xe-chart")
     left, top, width, height = page.run("(r => [r.left, r.top, r.width, r.height])(document.getElementById('xe-chart').getBoundingClientRect())")
     y, points = top + height / 3, explorer.STEPS - 1
-    page.drag((left + width / 2, y), (left + width * (34 + 278 * 5 / points) / 320, y))
-    assert page.run("document.getElementById('xe-share').value") == "5" and page.run("document.getElementById('xe-share-said').textContent") == "25 %"
+    page.drag((left + width / 2, y), (left + width * (34 + 278 * 3 / points) / 320, y))
+    assert page.run("document.getElementById('xe-share').value") == "3" and page.run("document.getElementById('xe-share-said').textContent") == "30 %"
     for side, method in (("left", "grad-cam"), ("right", "lift-cam")):
-        chance = one[way][one["methods"].index(method)][5]
+        chance = one[way][one["methods"].index(method)][3]
         assert page.run(f"document.getElementById('xe-chance-{side}').textContent") == f"{method}: probability {chance:.3f}"
         assert f"{chance:.3f}" in page.run(f"document.getElementById('xe-seen-{side}').ariaLabel")
-        seen, replaced = pixels(page, f"seen-{side}"), sprite(one, method)[1] <= 5
+        seen, replaced = pixels(page, f"seen-{side}"), sprite(one, method)[1] <= 3
         gone = (seen == picture["nothing"]).all(-1)
         assert gone[replaced].all() and not gone[~replaced].all() if way == "deletion" else gone.mean() < 0.1
 
@@ -191,7 +191,7 @@ def test_the_keyboard_alone(page, cases):
     """Every control is reached by Tab and changed by keys; what has the focus is named."""
     focus = "(e => e.id || e.name + '=' + e.value)(document.activeElement)"
     visited = []
-    for _ in range(9):
+    for _ in range(8):
         page.press("Tab")
         visited.append(page.run(focus))
         assert page.run("(e => !!(e.labels?.length || e.ariaLabel))(document.activeElement)"), visited[-1]
@@ -206,7 +206,7 @@ def test_the_keyboard_alone(page, cases):
     names = [f"xe-picture={first['data']}/{first['name']}", "xe-class", "xe-left", "xe-right", "xe-divider", "xe-way=deletion", "xe-share"]
     assert visited[0] == "xe-network" and visited[1:8] == names, visited
     page.until(f"document.getElementById('xe').dataset.shown.includes({json.dumps(second['data'] + '/' + second['name'])})")
-    assert page.run("document.getElementById('xe-divider').value") == "56" and page.run("document.getElementById('xe-share').value") == "7"
+    assert page.run("document.getElementById('xe-divider').value") == "56" and page.run("document.getElementById('xe-share').value") == "5"
     assert page.run("document.querySelector('input[name=xe-way]:checked').value") == "insertion"
     left, right = (page.run(f"document.getElementById('xe-{side}').value") for side in ("left", "right"))
     assert left != "grad-cam" and right != "lift-cam" and shown(page).endswith(f"{left} {right}")

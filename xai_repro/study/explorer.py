@@ -25,10 +25,12 @@ from xai_repro.study.images import block_of
 from xai_repro.study.photographs import FREE, MODEL, SCORED
 from xai_repro.study.plots import DIVERGING, HEAT
 
-STEPS = 21  # points of a curve: 5 % of the pixels go from one to the next
+STEPS = 11  # points of a curve: a tenth of the pixels goes from one to the next
 METRICS = {  # name -> hyper-parameters
     "average-drop": {}, "average-drop-in-deletion": {}, "insertion": {"steps": STEPS}, "deletion": {"steps": STEPS}, "proportion": {}, "pointing-game": {},
 }  # fmt: skip
+# On a photograph a forward pass is dear. The head is linear, so that those left out give Grad-CAM's map.
+ON_PHOTOGRAPHS = [name for name in SCORED if name not in ("cam", "xgrad-cam", "ablation-cam", "shap-cam", "lrp-cam")]
 ZERO, BOUND = 128, 127  # of a signed map: the byte of zero, and how many there are on either side
 
 
@@ -68,7 +70,7 @@ def about(networks):
 def explored(model_name, data_name, number, settings):
     """The first pictures of a data set as a network sees them, what is shown of each, {name of its file: case}, and why methods are left out."""
     model, data = load_pair(model_name, data_name, number)
-    number, wanted = min(number, len(data)), [name for name in (SCORED if data_name == FREE else methods()) if name not in settings["costly"]]
+    number, wanted = min(number, len(data)), [name for name in (ON_PHOTOGRAPHS if data_name == FREE else methods()) if name not in settings["costly"]]
     pictures, cases, lacking = {}, {}, []
     with sharing():
         block = block_of(model, data, Job(model, 0, data, model_name, data_name, 0, number, (), 1000, "cpu", settings["name"], "", ""))
