@@ -33,7 +33,7 @@ def page_of(folder):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     settings = {"name": "smoke", "hyper": {}, "costly": [name for name in xr.methods() if name not in METHODS]}
-    explorer.write(folder / "files/07_explorer", settings | {"models": ["mini-vgg", "mini-resnet"], "datasets": ["mini-birds", "mini-scenes"]}, pictures=2, photographs=0)
+    explorer.write(folder / "files/07_explorer", settings | {"models": ["mini-vgg", "mini-resnet"], "datasets": ["mini-birds", "mini-scenes"]}, {"other": 2}, photographs=0)
     return page_of(folder)
 
 

@@ -31,7 +31,7 @@ def opened(address):
 def birds(tmp_path_factory):
     """Two drawn birds: the folder, data.js, the tables, the images and their likeliest classes."""
     folder = tmp_path_factory.mktemp("explorer")
-    made, scores = explorer.write(folder, SETTINGS | {"models": ["mini-vgg"], "datasets": ["mini-birds"]}, pictures=2, photographs=0)
+    made, scores = explorer.write(folder, SETTINGS | {"models": ["mini-vgg"], "datasets": ["mini-birds"]}, {"other": 2}, photographs=0)
     model, data = xr.load_pair("mini-vgg", "mini-birds", 2)
     x = torch.stack([sample.image for sample in data])
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def test_pictures_are_small_and_what_stands_for_nothing_is_the_mean_colour(birds
 
 def test_every_class_of_a_scene_is_explained(tmp_path):
     settings = SETTINGS | {"models": ["mini-resnet"], "datasets": ["mini-scenes"], "costly": [name for name in xr.methods() if name != "grad-cam"]}
-    explorer.write(tmp_path, settings, pictures=2, photographs=0)
+    explorer.write(tmp_path, settings, {"other": 2}, photographs=0)
     data, known = read(tmp_path / "data.js"), xr.load_data("mini-scenes", limit=2)
     for picture, sample in zip(data["networks"][0]["pictures"], known):
         assert [kind["name"] for kind in picture["classes"]] == [known.classes[label] for label in sample.labels]

@@ -34,13 +34,13 @@ ON_PHOTOGRAPHS = [name for name in SCORED if name not in ("cam", "xgrad-cam", "a
 ZERO, BOUND = 128, 127  # of a signed map: the byte of zero, and how many there are on either side
 
 
-def write(folder, settings, pictures=3, photographs=2):
+def write(folder, settings, pictures, photographs):
     """Write what the explorer shows of a profile: `data.js`, and beside it one script for each picture, network and class.
 
-    pictures: how many of each data set; photographs: how many of those that anybody may use, for a network trained on photographs.
+    pictures: how many of each data set, by its name and of any `other`; photographs: how many of those that anybody may use, for a network trained on photographs.
     Returns two tables: what there is for each network and data set, and all scores in long form.
     """
-    pairs = [(model, data, pictures) for model in settings["models"] for data in settings["datasets"]] + [(MODEL, FREE, photographs)] * bool(photographs)
+    pairs = [(model, data, pictures.get(data, pictures["other"])) for model in settings["models"] for data in settings["datasets"]] + [(MODEL, FREE, photographs)] * bool(photographs)
     networks, made, scores = {}, [], []
     with track(len(pairs), "networks and data sets explored") as step:
         for model, data, number in pairs:
