@@ -16,7 +16,7 @@ import xai_repro as xr
 from xai_repro.study import explorer
 
 BOOK = Path(__file__).parents[2] / "book"
-METHODS = ["grad-cam", "linear-approximation", "lift-cam", "random"]
+METHODS = ["grad-cam", "linear-approximation", "excitation-backprop", "random"]
 pytestmark = pytest.mark.skipif(not browser.chromium(), reason="no Chromium is installed")
 
 
@@ -102,8 +102,8 @@ def sprite(one, method):
 
 def test_first_sight(page, cases):
     one, picture = case(cases, "mini-vgg", 0, 0)
-    assert shown(page) == f"mini-vgg {picture['data']}/{picture['name']} {picture['classes'][0]['name']} grad-cam lift-cam"
-    assert table(page) == {metric: scores(one, metric, "grad-cam", "lift-cam") for metric in explorer.METRICS}
+    assert shown(page) == f"mini-vgg {picture['data']}/{picture['name']} {picture['classes'][0]['name']} grad-cam excitation-backprop"
+    assert table(page) == {metric: scores(one, metric, "grad-cam", "excitation-backprop") for metric in explorer.METRICS}
     assert page.run("document.getElementById('xe-absent').hidden") and not page.run("document.getElementById('xe').hidden")
 
 
@@ -123,6 +123,10 @@ def test_choosing(page, cases):
     for place, (metric, about) in zip(better, cases["data.js"]["metrics"].items()):
         a, b = scores(one, metric, "random", "linear-approximation")
         assert place == (-1 if a == b or "\u2013" in (a, b) else int((float(b) > float(a)) == (about["better"] == "higher"))), metric
+    assert page.run("document.getElementById('xe-same').hidden")
+    choose(page, "left", "linear-approximation")
+    assert not page.run("document.getElementById('xe-same').hidden")
+    choose(page, "left", "random")
     choose(page, "network", "mini-vgg")  # the picture and the methods stay
     page.until("document.getElementById('xe').dataset.shown.startsWith('mini-vgg mini-scenes')")
     assert shown(page).endswith("random linear-approximation")
@@ -178,7 +182,7 @@ def test_dragging_along_the_curve(page, cases, way):
     y, points = top + height / 3, explorer.STEPS - 1
     page.drag((left + width / 2, y), (left + width * (34 + 278 * 3 / points) / 320, y))
     assert page.run("document.getElementById('xe-share').value") == "3" and page.run("document.getElementById('xe-share-said').textContent") == "30 %"
-    for side, method in (("left", "grad-cam"), ("right", "lift-cam")):
+    for side, method in (("left", "grad-cam"), ("right", "excitation-backprop")):
         chance = one[way][one["methods"].index(method)][3]
         assert page.run(f"document.getElementById('xe-chance-{side}').textContent") == f"{method}: probability {chance:.3f}"
         assert f"{chance:.3f}" in page.run(f"document.getElementById('xe-seen-{side}').ariaLabel")
@@ -209,7 +213,7 @@ def test_the_keyboard_alone(page, cases):
     assert page.run("document.getElementById('xe-divider').value") == "56" and page.run("document.getElementById('xe-share').value") == "5"
     assert page.run("document.querySelector('input[name=xe-way]:checked').value") == "insertion"
     left, right = (page.run(f"document.getElementById('xe-{side}').value") for side in ("left", "right"))
-    assert left != "grad-cam" and right != "lift-cam" and shown(page).endswith(f"{left} {right}")
+    assert left != "grad-cam" and right != "excitation-backprop" and shown(page).endswith(f"{left} {right}")
     assert page.run("document.getElementById('xe-divider').ariaValueText ?? document.getElementById('xe-divider').getAttribute('aria-valuetext')").startswith(f"56 % {left}")
 
 

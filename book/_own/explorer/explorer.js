@@ -154,12 +154,13 @@
     const { picture, photo } = now;
     for (const side of SIDES) {
       const { method, planes: found, row } = now[side];
-      const [least, most] = now.case.range[row];
+      const [least, most] = now.case.range[row].map((value) => Number(value.toPrecision(3)));
       paintMap(at("map-" + side), method, found.map, photo, picture.width, picture.height);
       const empty = most > 0 ? "" : ", empty: no positive value";
       at("map-" + side).setAttribute("aria-label", `Map of ${method} for ${now.kind.name} over picture ${picture.name}, from ${least} to ${most}${empty}`);
       cleared(at("under-" + side)).append(cell("span", method, LETTER[side]), `${data.methods[method].signed ? ", signed" : ""}: ${least} to ${most}${empty}`);
     }
+    at("same").hidden = !now.left.planes.map.every((byte, i) => byte === now.right.planes.map[i]);
     wipe();
   }
 
@@ -259,6 +260,7 @@
       const found = await loaded(kind.file);
       const images = await Promise.all([picture.photo, picture.blurred, found.sprite].map(image));
       if (mine !== asked) return; // another choice came later
+      at("absent").hidden = true;
       const [photo, blurred] = images.slice(0, 2).map((one) => pixels(one, 0, picture.width, picture.height));
       now = { picture, kind, case: found, photo, blurred, sprite: images[2] };
     } catch (error) {
@@ -266,7 +268,7 @@
       return;
     }
     fill(at("left"), families(now.case.methods), "grad-cam");
-    fill(at("right"), families(now.case.methods), "lift-cam");
+    fill(at("right"), families(now.case.methods), "excitation-backprop");
     chooseMethods();
   }
 
