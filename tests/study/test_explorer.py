@@ -123,6 +123,7 @@ def test_tables_say_what_there_is(birds):
     assert birds["made"].to_dict("records")[0] | {"left out": ""} == {
         "network": "mini-vgg", "data": "mini-birds", "pictures": 2, "classes explained": 2, "methods": 3, "left out": "",
     }  # fmt: skip
+    assert explorer.told(birds["made"]) == "Pictures, as a network sees them: 2. Classes that are explained in them: 2, each by 3 methods."
     assert len(birds["scores"]) == 2 * len(METHODS) * len(explorer.METRICS)
     one = birds["scores"].set_index(["picture", "method", "metric"])["value"]
     shown = birds["data"]["networks"][0]["pictures"][1]

@@ -21,6 +21,7 @@ from xai_repro.store.progress import track
 from xai_repro.store.sharing import sharing
 from xai_repro.study.asked import load_pair
 from xai_repro.study.evaluate import Job, positive
+from xai_repro.study.gallery import by_family
 from xai_repro.study.images import block_of
 from xai_repro.study.photographs import FREE, MODEL, SCORED
 from xai_repro.study.plots import DIVERGING, HEAT
@@ -56,12 +57,21 @@ def write(folder, settings, pictures, photographs):
     return pd.DataFrame(made), pd.DataFrame(scores)
 
 
+def told(made):
+    """What there is to explore, in a sentence. made: the first table of `write`."""
+    fewest, most = made["methods"].min(), made["methods"].max()
+    return (
+        f"Pictures, as a network sees them: {made['pictures'].sum()}. Classes that are explained in them: {made['classes explained'].sum()}, "
+        f"each by {fewest if fewest == most else f'{fewest} to {most}'} methods."
+    )
+
+
 def about(networks):
     """What the page has to know before a picture is chosen."""
     return {
         "steps": STEPS, "zero": ZERO, "colours": {"heat": palette(np.arange(256) / 255, HEAT), "signed": palette(0.5 + (np.arange(256) - ZERO) / (2 * BOUND), DIVERGING)},
         "metrics": {name: {"better": "higher" if metric_info(name).higher_is_better else "lower", "says": metric_info(name).summary} for name in METRICS},
-        "methods": {name: {"family": method_info(name).family, "signed": method_info(name).signed} for name in methods()},
+        "families": by_family(methods()), "signed": [name for name in methods() if method_info(name).signed],
         "networks": [{"name": name, "pictures": pictures} for name, pictures in networks.items()],
         "cases": {},
     }  # fmt: skip

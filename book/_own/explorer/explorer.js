@@ -70,7 +70,7 @@
   }
 
   function paintMap(canvas, method, map, photo, width, height) {
-    const signed = data.methods[method].signed;
+    const signed = data.signed.includes(method);
     const table = COLOURS[signed ? "signed" : "heat"];
     paint(canvas, width, height, (i) => {
       const grey = 0.299 * photo[4 * i] + 0.587 * photo[4 * i + 1] + 0.114 * photo[4 * i + 2];
@@ -103,12 +103,7 @@
   }
 
   function families(methods) {
-    const groups = new Map();
-    for (const name of methods) {
-      const family = data.methods[name].family;
-      groups.set(family, [...(groups.get(family) || []), name]);
-    }
-    return [...groups].sort(([a], [b]) => (a === "control") - (b === "control"));
+    return data.families.map(([title, names]) => [title, names.filter((name) => methods.includes(name))]).filter(([, names]) => names.length);
   }
 
   function cell(kind, content, letter) {
@@ -158,7 +153,7 @@
       paintMap(at("map-" + side), method, found.map, photo, picture.width, picture.height);
       const empty = most > 0 ? "" : ", empty: no positive value";
       at("map-" + side).setAttribute("aria-label", `Map of ${method} for ${now.kind.name} over picture ${picture.name}, from ${least} to ${most}${empty}`);
-      cleared(at("under-" + side)).append(cell("span", method, LETTER[side]), `${data.methods[method].signed ? ", signed" : ""}: ${least} to ${most}${empty}`);
+      cleared(at("under-" + side)).append(cell("span", method, LETTER[side]), `${data.signed.includes(method) ? ", signed" : ""}: ${least} to ${most}${empty}`);
     }
     at("same").hidden = !now.left.planes.map.every((byte, i) => byte === now.right.planes.map[i]);
     wipe();
