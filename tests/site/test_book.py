@@ -73,7 +73,7 @@ def test_no_page_names_a_foreign_script(here):
     """The project's own settings, on pages with all that makes a builder ask for scripts: mathematics, tabs, a notebook."""
     tabs = "::::{tab-set}\n:::{tab-item} A\na\n:::\n::::\n\n```{dropdown} B\nb\n```\n"
     project(here, "# Toy\n\n$x^2$\n\n" + tabs, (BOOK / "_config.yml").read_text())
-    for name in ("_static", "_vendor", "references.bib"):
+    for name in ("_static", "_vendor", "_own", "references.bib"):
         (shutil.copytree if (BOOK / name).is_dir() else shutil.copyfile)(BOOK / name, here / "book" / name)
     assert book.book("smoke")
     pages = sorted((here / "build/html").rglob("*.html"))
