@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from xai_repro.published import papers, published
-from xai_repro.store.files import whole
 from xai_repro.study.claims import COLUMNS, OUTCOMES, SIGNS, with_interval
 from xai_repro.study.statistics import checked_rows
 
@@ -95,7 +94,7 @@ def _tables(results):
 def said(checked):
     """What came out of all claims, in two sentences."""
     counts, many = checked["outcome"].value_counts(), checked["paper"].nunique()
-    found = [f"{counts[outcome]} {WORDS[outcome][counts[outcome] > 1]}" for outcome in OUTCOMES if outcome in counts]
+    found = [f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts]
     stood = ~checked["outcome"].isin(OPEN) & (checked["stands_in"] != "")
     decided = int((~checked["outcome"].isin(OPEN)).sum())
     on = "None of them was tested on a paper's own data and networks" if stood.sum() == decided else f"{decided - stood.sum()} of them were tested on the papers' own data and networks"
@@ -119,7 +118,7 @@ def html(checked, places, lines, root=""):
 
 def _row(paper, part, places, line, root):
     counts = part["outcome"].value_counts()
-    found = ", ".join(f"{counts[outcome]} {WORDS[outcome][counts[outcome] > 1]}" for outcome in OUTCOMES if outcome in counts)
+    found = ", ".join(f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts)
     name, tiles = escape(papers()[paper]["name"]), "".join(_tile(row, places, root) for row in part.to_dict("records"))
     return (
         f'<div class="xr-paper">\n<p class="xr-name"><a href="{root}papers/{paper}.html">{name}</a> <span>{len(part)} claims: {found}</span></p>\n'
@@ -138,12 +137,6 @@ def _tile(row, places, root):
         f'<li class="xr-tile {CLASSES.get(row["outcome"], "xr-other")}" tabindex="-1"><a href="{root}notebooks/{place}" aria-labelledby="{name}">'
         f'<b aria-hidden="true">{sign}</b><span class="xr-note" id="{name}">{note}</span></a></li>\n'
     )
-
-
-def save(text, path):
-    """Write a piece of a page, whole or not at all."""
-    with whole(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def _counted(numbers):
