@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from xai_repro.study.labels import beside
 
@@ -22,13 +23,12 @@ def boxes(axis):
 
 def words_only(text, renderer):
     """The box of the words, without the line that leads to them."""
-    from matplotlib.text import Text
-
+    text.update_positions(renderer)
     return Text.get_window_extent(text, renderer)
 
 
 def test_a_crowd_keeps_apart():
-    points = np.random.default_rng(0).uniform(0.05, 0.3, (25, 2))
+    points = np.random.default_rng(0).uniform(0.2, 0.7, (25, 2))
     axis = axis_with(points)
     written = beside(axis, points, [f"method-{i}" for i in range(25)])
     renderer = FigureCanvasAgg(axis.figure).get_renderer()

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
-NEAR, FAR = 6, (14, 22, 32, 44)  # points from the point to its name; from the second on a line leads there
+NEAR, FAR = 6, (14, 22, 32, 44, 60)  # points from the point to its name; from the second on a line leads there
 ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90)
 _POINT = 4  # points around the middle of a point that belong to it
 _SAME = 3  # points between two that are drawn as one
