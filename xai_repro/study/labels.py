@@ -1,13 +1,10 @@
 """Names beside the points of a chart, none over another and none over a point."""
 
-from math import cos, radians, sin
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.transforms import Bbox
 
 NEAR, FAR = 6, (14, 22, 32, 44, 60)  # points from the point to its name; from the second on a line leads there
-ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90)
+ANGLES = np.radians((0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90))
 _POINT = 4  # points around the middle of a point that belong to it
 _SAME = 3  # points between two that are drawn as one
 
@@ -17,24 +14,26 @@ def beside(axis, points, names, size=9):
 
     axis: with its place and its limits as they stay. points: [N,2], in units of the axis. Points on one place share a name: "a, b" or "a and 3 more".
     """
-    figure = axis.figure
-    renderer, unit = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72
+    renderer, unit = FigureCanvasAgg(axis.figure).get_renderer(), axis.figure.dpi / 72
     spots = axis.transData.transform(np.reshape(points, (-1, 2)))
-    taken, written = [_around(spot, _POINT * unit) for spot in spots], []
-    labels, lines, frame = [], [], axis.get_window_extent(renderer)
+    frame, written = axis.get_window_extent(renderer).extents, []
+    labels, lines = np.empty((0, 4)), np.empty((0, 2))
+    marks = np.hstack([spots - _POINT * unit, spots + _POINT * unit])
     for spot, name in _together(spots, names, _SAME * unit):
         text = axis.annotate(name, axis.transData.inverted().transform(spot), (0, 0), textcoords="offset points", fontsize=size, parse_math=False)
         box = text.get_window_extent(renderer)
-        found = next((place for place in _places(spot, box.width, box.height, unit) if _free(place, _line(place, spot), frame, taken + labels, labels, lines)), None)
         text.remove()
-        if found is None:
+        for place in _places(spot, box.width, box.height, unit):
+            way = np.linspace(spot, np.clip(spot, place[:2], place[2:]), 20)
+            if _inside(place, frame) and not (_over(place, marks) or _over(place, labels) or _holds(labels, way) or _holds(place[None], lines)):
+                break
+        else:
             continue
-        away = np.array([found.x0 - spot[0], found.y0 - spot[1]]) / unit
-        line = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _POINT} if _far(found, spot, unit) else None
-        axis.annotate(name, axis.transData.inverted().transform(spot), away, textcoords="offset points", fontsize=size, parse_math=False, arrowprops=line)
-        labels.append(found)
-        if line:
-            lines.append(_line(found, spot))
+        far = np.linalg.norm(way[-1] - spot) > (NEAR + 3) * unit
+        line = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _POINT} if far else None
+        axis.annotate(name, text.xy, (place[:2] - spot) / unit, textcoords="offset points", fontsize=size, parse_math=False, arrowprops=line)
+        labels = np.vstack([labels, place])
+        lines = np.vstack([lines, way]) if far else lines
         written.append(name)
     return written
 
@@ -50,34 +49,24 @@ def _together(spots, names, near):
 
 
 def _places(spot, width, height, unit):
-    """Boxes of this size around a place, the nearest first."""
+    """Boxes (x0, y0, x1, y1) of this size around a spot, the nearest first."""
     for distance in (NEAR, *FAR):
-        for angle in ANGLES:
-            across, up = cos(radians(angle)), sin(radians(angle))
-            x, y = spot[0] + distance * unit * across, spot[1] + distance * unit * up
+        for across, up in zip(np.cos(ANGLES), np.sin(ANGLES)):
+            x, y = spot + distance * unit * np.array([across, up])
             left = x if across > 0.1 else x - width if across < -0.1 else x - width / 2
             low = y if up > 0.6 else y - height if up < -0.6 else y - height / 2
-            yield Bbox.from_bounds(left, low, width, height)
+            yield np.array([left, low, left + width, low + height])
 
 
-def _free(box, line, frame, taken, labels, lines):
-    """Whether a box is inside the chart, over nothing, and neither its line over a name nor it over a line."""
-    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-    return inside and not (
-        any(box.overlaps(other) for other in taken)
-        or any(label.contains(*point) for label in labels for point in line)
-        or any(box.contains(*point) for other in lines for point in other)
-    )
+def _inside(box, frame):
+    return (box[:2] >= frame[:2]).all() and (box[2:] <= frame[2:]).all()
 
 
-def _line(box, spot):
-    """Places on the way from a spot to the nearest place of a box."""
-    return np.linspace(spot, np.clip(spot, (box.x0, box.y0), (box.x1, box.y1)), 20)
+def _over(box, others):
+    """Whether a box lies over one of others [N,4]."""
+    return bool(((box[:2] < others[:, 2:]) & (box[2:] > others[:, :2])).all(1).any())
 
 
-def _far(box, spot, unit):
-    return np.linalg.norm(_line(box, spot)[-1] - spot) > (NEAR + 3) * unit
-
-
-def _around(spot, size):
-    return Bbox.from_bounds(spot[0] - size, spot[1] - size, 2 * size, 2 * size)
+def _holds(boxes, points):
+    """Whether one of the boxes [N,4] holds one of the points [M,2]."""
+    return bool(((points >= boxes[:, None, :2]) & (points <= boxes[:, None, 2:])).all(2).any())
