@@ -57,7 +57,7 @@ class Links(HTMLParser):
 def test_a_tile_names_claim_estimate_and_interval_and_leads_to_its_section():
     rows = checked(("clam", "holds", STOOD), ("clam", "fails", STOOD), ("lift_cam", "undecided", ""), ("lift_cam", "not run yet", ""))
     rows.loc[3, ["estimate", "low", "high", "n"]] = [float("nan")] * 3 + [0]
-    page = Links(scoreboard.html(rows, {"c0": "40_clam_pointing.html#the-claims"}, {"clam": "x", "lift_cam": "y"}, "../"))
+    page = Links(scoreboard.html(rows, {"c0": "40_clam_pointing.html#the-claims"}, {"clam": ["x"], "lift_cam": ["y"]}, "../"))
     assert [tile["class"] for tile in page.tiles] == ["xr-holds", "xr-fails", "xr-undecided", "xr-other"]
     assert page.tiles[0]["href"] == "../notebooks/40_clam_pointing.html#the-claims" and page.tiles[1]["href"] == "../notebooks/90_claims.html"
     assert all(tile["tabindex"] == "-1" and tile["name"] in page.ids for tile in page.tiles)
@@ -67,9 +67,9 @@ def test_a_tile_names_claim_estimate_and_interval_and_leads_to_its_section():
 
 
 def test_outcomes_are_told_apart_without_colour_and_counted():
-    text = scoreboard.html(checked(("clam", "holds", ""), ("clam", "holds", ""), ("clam", "not comparable", "")), {}, {"clam": "On <b>."})
+    text = scoreboard.html(checked(("clam", "holds", ""), ("clam", "holds", ""), ("clam", "not comparable", "")), {}, {"clam": ["On <b>.", "Two.", "Three."]})
     assert re.findall(r'<b aria-hidden="true">(.)</b>', text) == ["\u2713", "\u2713", "\u2260"]
-    assert "3 claims: 2 hold, 1 not comparable<" in text and 'href="papers/clam.html">CLAM<' in text and "On &lt;b&gt;." in text
+    assert "3 claims: 2 hold, 1 not comparable<" in text and 'href="papers/clam.html">CLAM<' in text and ">On &lt;b&gt;. Two.</p>" in text
     assert "style=" not in text and "<script" not in text
 
 
@@ -90,11 +90,11 @@ def test_the_status_says_what_stood_in_and_what_is_missing(tmp_path):
     table.to_parquet(tmp_path / "40_clam_pointing/table.parquet")
     rows = checked(("clam", "holds", STOOD), ("clam", "fails", f"{STOOD}, mini-vgg for vgg19"), ("clam", "not run yet", ""), ("clam", "not comparable", ""), ("lfi_cam", "undecided", ""))
     found = scoreboard.status(rows, tmp_path)
-    assert found["clam"] == (
-        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable. Printed tables: 1 on original data, 1 on stand-ins, 2 not run yet. "
-        "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16 and vgg19."
-    )
-    assert found["lfi_cam"] == "Claims: 1 on original data. Printed tables: 1 not run yet."
+    assert found["clam"] == [
+        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 1 on original data, 1 on stand-ins, 2 not run yet.",
+        "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16 and vgg19.",
+    ]  # fmt: skip
+    assert found["lfi_cam"] == ["Claims: 1 on original data.", "Printed tables: 1 not run yet."]
 
 
 @pytest.mark.parametrize("stood, words", [(STOOD, "None of them was tested on a paper's own data"), ("", "1 of them were tested on the papers' own")])

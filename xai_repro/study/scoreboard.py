@@ -57,7 +57,7 @@ def slug(heading):
 
 
 def status(checked, results):
-    """What was run of each paper: its key -> a sentence or two, in plain text.
+    """What was run of each paper: its key -> a list of sentences in plain text, of its claims, of its printed tables and, where there are any, of what stands in.
 
     checked: of `claims.check`. results: folder of the profile's results: a printed table counts as run again where a notebook set numbers of ours beside it. A claim or a
     table is on original data only where neither its data set nor its network had a stand-in.
@@ -75,8 +75,8 @@ def _status(part, tables, printed):
         *((int((part["outcome"] == outcome).sum()), outcome) for outcome in reversed(OPEN)),
     ]  # fmt: skip
     rerun = [(sum(not stood for stood in tables.values()), "on original data"), (sum(tables.values()), "on stand-ins"), (printed - len(tables), "not run yet")]
-    said = f"Claims: {_counted(claims)}. Printed tables: {_counted(rerun)}."
-    return said + (f" Stand-ins: {'; '.join(f'{name} for {_listed(theirs)}' for name, theirs in ours.items())}." if ours else "")
+    instead = "; ".join(f"{name} for {_listed(theirs)}" for name, theirs in ours.items())
+    return [f"Claims: {_counted(claims)}.", f"Printed tables: {_counted(rerun)}.", *([f"Stand-ins: {instead}."] if ours else [])]
 
 
 def _tables(results):
@@ -105,7 +105,7 @@ def said(checked):
 
 
 def html(checked, places, lines, root=""):
-    """The scoreboard: for each paper its name, how its claims came out, a tile for each claim, and what was run.
+    """The scoreboard: for each paper its name, how its claims came out, a tile for each claim, and how much was run on what.
 
     checked: of `claims.check`. places: of `tested`. lines: of `status`. root: the way from the page to that of the start, "../" or "".
     A tile is a link to where its claim is tested. What it says of the claim shows when the pointer is on it, when it has the focus, and after a touch.
@@ -116,13 +116,13 @@ def html(checked, places, lines, root=""):
     return f'<div class="xr-board">\n<ul class="xr-legend" aria-label="What the tiles mean">{signs}</ul>\n{"".join(rows)}</div>\n'
 
 
-def _row(paper, part, places, line, root):
+def _row(paper, part, places, lines, root):
     counts = part["outcome"].value_counts()
     found = ", ".join(f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts)
     name, tiles = escape(papers()[paper]["name"]), "".join(_tile(row, places, root) for row in part.to_dict("records"))
     return (
         f'<div class="xr-paper">\n<p class="xr-name"><a href="{root}papers/{paper}.html">{name}</a> <span>{len(part)} claims: {found}</span></p>\n'
-        f'<ul class="xr-tiles" aria-label="Claims of {name}">\n{tiles}</ul>\n<p class="xr-run">{escape(line)}</p>\n</div>\n'
+        f'<ul class="xr-tiles" aria-label="Claims of {name}">\n{tiles}</ul>\n<p class="xr-run">{escape(" ".join(lines[:2]))}</p>\n</div>\n'
     )
 
 

@@ -152,7 +152,7 @@ def figure(table):
     drawn.suptitle(place, x=0.02, y=0.995, ha="left", fontsize=11)
     handles = {label: handle for one in drawn.axes for handle, label in zip(*one.get_legend_handles_labels())}
     drawn.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=9, frameon=False, handletextpad=0.1, columnspacing=1)
-    drawn.caption = f"{place}: forward passes that a map costs, against {_listed([metric for metric, _ in parts])}; {table['n'].max()} images. The band is the 95 % interval of the best method."
+    drawn.caption = f"{place}, {table['n'].max()} images: what a map costs, against {_listed([metric for metric, _ in parts])}. The band is the 95 % interval of the best."
     drawn.alt = f"{len(parts)} {'chart' if len(parts) == 1 else 'charts'} of {place}, across: forward passes a map. " + " ".join(_told(metric, part) for metric, part in parts)
     return drawn
 
