@@ -14,8 +14,10 @@ STOOD = "mini-birds for imagenet, mini-vgg for vgg16"
 
 def checked(*rows):
     """A table as `claims.check` returns it: (paper, outcome, stands_in) of each claim."""
-    base = {"place": "Table 7", "says": "A < B & C", "estimate": 0.25, "low": 0.1, "high": 0.4, "n": 24, "networks": 5, "detail": "", "paper_outcome": "", "paper_count": ""}
-    return pd.DataFrame([base | {"id": f"c{i}", "paper": paper, "outcome": outcome, "stands_in": stood} for i, (paper, outcome, stood) in enumerate(rows)], columns=claims.COLUMNS)
+    base = {"place": "Table 7", "says": "A < B & C", "estimate": 0.25, "low": 0.1, "high": 0.4, "n": 24, "networks": 5}
+    base |= dict.fromkeys(("detail", "paper_outcome", "paper_count"), "")
+    every = [base | {"id": f"c{i}", "paper": paper, "outcome": outcome, "stands_in": stood} for i, (paper, outcome, stood) in enumerate(rows)]
+    return pd.DataFrame(every, columns=claims.COLUMNS)
 
 
 def left(folder, name, ids, outcome="holds", cells=(), table="claims"):
@@ -74,13 +76,15 @@ def test_outcomes_are_told_apart_without_colour_and_counted():
 
 
 def test_a_claim_is_tested_where_its_rows_are_and_in_the_table_that_is_about_it(tmp_path):
-    cells = [("markdown", "# Title\n\nasked"), ("markdown", "## A table\n"), ("code", "tables.show(x)"), ("markdown", "## The claim of section 5.2.2"), ("code", 'claims.show(checked, f"{folder}/claims.csv")')]
+    cells = [("markdown", "# Title\n\nasked"), ("markdown", "## A table\n"), ("code", "tables.show(x)"), ("markdown", "## The claim of section 5.2.2")]
+    cells.append(("code", 'claims.show(checked, f"{folder}/claims.csv")'))
     left(tmp_path, "10_lift_cam_all", ["a", "b", "c"], ["holds", "fails", "not run yet"], [("markdown", "# Title"), *cells[-1:]])
     left(tmp_path, "14_lift_cam_few", ["b", "c"], ["fails", "holds"], cells)
     left(tmp_path, "90_claims", ["a"], "holds", cells)  # a summary tests nothing
     section = "14_lift_cam_few.html#the-claim-of-section-5-2-2"
     assert scoreboard.tested(tmp_path) == {"a": "10_lift_cam_all.html", "b": section, "c": section}
-    left(tmp_path, "10_lift_cam_all", ["t"], "not comparable", [*cells, ("markdown", "## 3 Cost, counted!"), ("code", 'claims.show(x, f"{folder}/claims_of_time.csv")')], "claims_of_time")
+    cells += [("markdown", "## 3 Cost, counted!"), ("code", 'claims.show(x, f"{folder}/claims_of_time.csv")')]
+    left(tmp_path, "10_lift_cam_all", ["t"], "not comparable", cells, "claims_of_time")
     assert scoreboard.tested(tmp_path)["t"] == "10_lift_cam_all.html#cost-counted"
 
 
@@ -88,7 +92,8 @@ def test_the_status_says_what_stood_in_and_what_is_missing(tmp_path):
     (tmp_path / "40_clam_pointing").mkdir()
     table = pd.DataFrame({"table": ["1", "1", "3", "4"], "ours": [0.5, None, None, 0.2], "stands_in": ["mini-birds for imagenet", "", "", ""]})
     table.to_parquet(tmp_path / "40_clam_pointing/table.parquet")
-    rows = checked(("clam", "holds", STOOD), ("clam", "fails", f"{STOOD}, mini-vgg for vgg19"), ("clam", "not run yet", ""), ("clam", "not comparable", ""), ("lfi_cam", "undecided", ""))
+    some = [("clam", "holds", STOOD), ("clam", "fails", f"{STOOD}, mini-vgg for vgg19"), ("clam", "not run yet", ""), ("clam", "not comparable", "")]
+    rows = checked(*some, ("lfi_cam", "undecided", ""))
     found = scoreboard.status(rows, tmp_path)
     assert found["clam"] == [
         "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 1 on original data, 1 on stand-ins, 2 not run yet.",
@@ -97,7 +102,7 @@ def test_the_status_says_what_stood_in_and_what_is_missing(tmp_path):
     assert found["lfi_cam"] == ["Claims: 1 on original data.", "Printed tables: 1 not run yet."]
 
 
-@pytest.mark.parametrize("stood, words", [(STOOD, "None of them was tested on a paper's own data"), ("", "1 of them were tested on the papers' own")])
+@pytest.mark.parametrize("stood, words", [(STOOD, "None was tested on the paper's own data"), ("", "1 was tested on the paper's own data")])
 def test_what_came_out_in_words(stood, words):
     told = scoreboard.said(checked(("clam", "holds", STOOD), ("clam", "holds", STOOD), ("lfi_cam", "fails", stood), ("lfi_cam", "not run yet", "")))
-    assert told.startswith("Of 4 claims of 2 papers, 2 hold, 1 fails and 1 not run yet. ") and words in told and "no replication" in told
+    assert told.startswith("Of 4 claims of 2 papers, 2 hold, 1 fails and 1 is not run yet. ") and words in told and "no replication" in told

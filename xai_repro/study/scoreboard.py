@@ -1,4 +1,4 @@
-"""The claims of all papers at first sight: a tile for each, and a line for each paper on what was run. Plain HTML; what it looks like says book/_static/home.css."""
+"""The claims of all papers at first sight: a tile for each, and a line for each paper on what was run. Plain HTML: its looks are in book/_static/home.css."""
 
 import json
 import re
@@ -14,6 +14,7 @@ from xai_repro.study.statistics import checked_rows
 CLASSES = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided"}  # every other outcome: xr-other
 OPEN = ("not comparable", "not run yet")  # outcomes that no data decided
 WORDS = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), **{word: (word, word) for word in ("undecided", *OPEN)}}
+CHECKED = "claims are the table that `check` returns"
 HERE = "90_claims"  # the page of all claims: where a tile leads whose claim no other page tests
 
 
@@ -59,11 +60,11 @@ def slug(heading):
 def status(checked, results):
     """What was run of each paper: its key -> a list of sentences in plain text, of its claims, of its printed tables and, where there are any, of what stands in.
 
-    checked: of `claims.check`. results: folder of the profile's results: a printed table counts as run again where a notebook set numbers of ours beside it. A claim or a
-    table is on original data only where neither its data set nor its network had a stand-in.
+    checked: of `claims.check`. results: folder of the profile's results: a printed table counts as run again where a notebook set numbers of ours beside
+    it. A claim or a table is on original data only where neither its data set nor its network had a stand-in.
     """
-    checked, tables = checked_rows(checked, COLUMNS, "claims are the table that `check` returns"), _tables(results)
-    return {paper: _status(part, tables.get(paper, {}), published(paper)["table"].nunique()) for paper, part in checked.groupby("paper", sort=False)}
+    checked, tables = checked_rows(checked, COLUMNS, CHECKED), _tables(results)
+    return {paper: _status(part, tables[paper], published(paper)["table"].nunique()) for paper, part in checked.groupby("paper", sort=False)}
 
 
 def _status(part, tables, printed):
@@ -74,7 +75,8 @@ def _status(part, tables, printed):
         (int((decided["stands_in"] == "").sum()), "on original data"), (int((decided["stands_in"] != "").sum()), "on stand-ins"),
         *((int((part["outcome"] == outcome).sum()), outcome) for outcome in reversed(OPEN)),
     ]  # fmt: skip
-    rerun = [(sum(not stood for stood in tables.values()), "on original data"), (sum(tables.values()), "on stand-ins"), (printed - len(tables), "not run yet")]
+    replaced = sum(tables.values())
+    rerun = [(len(tables) - replaced, "on original data"), (replaced, "on stand-ins"), (printed - len(tables), "not run yet")]
     instead = "; ".join(f"{name} for {_listed(theirs)}" for name, theirs in ours.items())
     return [f"Claims: {_counted(claims)}.", f"Printed tables: {_counted(rerun)}.", *([f"Stand-ins: {instead}."] if ours else [])]
 
@@ -94,11 +96,13 @@ def _tables(results):
 def said(checked):
     """What came out of all claims, in two sentences."""
     counts, many = checked["outcome"].value_counts(), checked["paper"].nunique()
-    found = [f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts]
-    stood = ~checked["outcome"].isin(OPEN) & (checked["stands_in"] != "")
-    decided = int((~checked["outcome"].isin(OPEN)).sum())
-    on = "None of them was tested on a paper's own data and networks" if stood.sum() == decided else f"{decided - stood.sum()} of them were tested on the papers' own data and networks"
-    return f"Of {len(checked)} claims of {many} papers, {_listed(found)}. {on}: what stands in for them can show whether an order carries over, and is no replication."
+    found = [f"{counts[outcome]} {_are(outcome, counts[outcome])}" for outcome in OUTCOMES if outcome in counts]
+    original = int((~checked["outcome"].isin(OPEN) & (checked["stands_in"] == "")).sum())
+    on = "None was" if not original else "1 was" if original == 1 else f"{original} were"
+    return (
+        f"Of {len(checked)} claims of {many} papers, {_listed(found)}. {on} tested on the paper's own data and networks: "
+        "what stands in for these can show whether an order carries over, and is no replication."
+    )
 
 
 # -- as a page shows it -----------------------------------------------------------------------------------------------------
@@ -110,9 +114,9 @@ def html(checked, places, lines, root=""):
     checked: of `claims.check`. places: of `tested`. lines: of `status`. root: the way from the page to that of the start, "../" or "".
     A tile is a link to where its claim is tested. What it says of the claim shows when the pointer is on it, when it has the focus, and after a touch.
     """
-    checked = checked_rows(checked, COLUMNS, "claims are the table that `check` returns")
+    checked = checked_rows(checked, COLUMNS, CHECKED)
     rows = [_row(paper, part, places, lines[paper], root) for paper, part in checked.groupby("paper", sort=False)]
-    signs = "".join(f'<li><b class="xr-sign {CLASSES.get(outcome, "xr-other")}">{SIGNS[outcome][0]}</b> {outcome}</li>' for outcome in OUTCOMES)
+    signs = "".join(f'<li><b class="xr-sign {_class(outcome)}">{SIGNS[outcome][0]}</b> {outcome}</li>' for outcome in OUTCOMES)
     return f'<div class="xr-board">\n<ul class="xr-legend" aria-label="What the tiles mean">{signs}</ul>\n{"".join(rows)}</div>\n'
 
 
@@ -130,13 +134,24 @@ def _tile(row, places, root):
     place, name = places.get(row["id"], f"{HERE}.html"), f"claim-{slug(row['id'])}"
     sign, outcome = SIGNS[row["outcome"]].split(" ", 1)
     numbers = with_interval(row["estimate"], row["low"], row["high"])
-    sizes = ", ".join(f"{row[key]:.0f} {unit}" for key, unit in (("n", "images"), ("networks", "networks")) if row["n"])
+    sizes = ", ".join(f"{row[key]:.0f} {unit}{'s' if row[key] > 1 else ''}" for key, unit in (("n", "image"), ("networks", "network")) if row["n"])
     facts = "; ".join(filter(None, [f"{numbers}, 95 % interval" if numbers else "", sizes, row["stands_in"]]))
-    note = f'<strong>{sign} {outcome}</strong> {escape(row["says"])} <span>{escape(facts)}</span> <span>{escape(row["place"])}; tested in {place.split(".")[0]}</span>'
+    source = f"{row['place']}; tested in {place.split('.')[0]}"
+    note = f"<strong>{sign} {outcome}</strong> {escape(row['says'])} <span>{escape(facts)}</span> <span>{escape(source)}</span>"
     return (  # the item takes a first touch, which opens the note; the second follows the link
-        f'<li class="xr-tile {CLASSES.get(row["outcome"], "xr-other")}" tabindex="-1"><a href="{root}notebooks/{place}" aria-labelledby="{name}">'
+        f'<li class="xr-tile {_class(row["outcome"])}" tabindex="-1"><a href="{root}notebooks/{place}" aria-labelledby="{name}">'
         f'<b aria-hidden="true">{sign}</b><span class="xr-note" id="{name}">{note}</span></a></li>\n'
     )
+
+
+def _class(outcome):
+    return CLASSES.get(outcome, "xr-other")
+
+
+def _are(outcome, many):
+    """An outcome as what a sentence says of so many claims."""
+    word = WORDS[outcome][int(many > 1)]
+    return word if outcome in ("holds", "fails") else f"{'are' if many > 1 else 'is'} {word}"
 
 
 def _counted(numbers):

@@ -20,7 +20,7 @@ from xai_repro.study.statistics import EMPTY, higher_is_better, summary, with_ru
 # The metrics that rank controls low, and the truth high where it is known (notebook 04): others call a dimmed image a good map, or edges a find.
 FAITHFUL, FINDS, PARTS = "average-drop-in-deletion", "proportion", "part-share"
 METRICS = (FAITHFUL, FINDS, PARTS)
-SANITY, SAME = "sanity-cascading", 0.707  # as the papers' claims are read: the ranks of the pixels share half of their variance with those before
+SANITY, SAME = "sanity-cascading", 0.707  # as the papers' claims are read: ranks of pixels share half of their variance with those before
 SCORED, CHECKED = ("10_lift_cam_faithfulness", "04_known_truth"), ("25_collection_cam_sanity", "33_gradient_hedging_sanity")
 PAGE = "92_which_method"
 WIDTH, HEIGHT = 5, 2.3  # inches, of a figure and of one of its charts: on a phone a point is a pixel
@@ -33,7 +33,10 @@ KEYS = ["dataset", "model", "run", "image_id", "target", "method", "hyper", "met
 
 
 def rows_of(results):
-    """The rows that the notebooks of SCORED and CHECKED left in a folder of results, each once. Raises FileNotFoundError, with the command, without the first."""
+    """The rows that the notebooks of SCORED and CHECKED left in a folder of results, each once.
+
+    Raises FileNotFoundError, with the command, without the first.
+    """
     files = [Path(results, f"{name}.parquet") for name in (*SCORED, *CHECKED)]
     if not files[0].exists():
         raise FileNotFoundError(f"no rows of {SCORED[0]} in {results}; run: xai-repro run {' '.join(file.name[:2] for file in files)}")
@@ -44,9 +47,11 @@ def rows_of(results):
 def compared(rows, settings):
     """Every method on every metric of METRICS, per data set and network of a profile's settings.
 
-    Columns: dataset, model, metric, method, cost (forward passes of one map, counted at most, `estimate.Counter`), mean, low, high, n, networks, and what is true of it: control (a map that knows nothing of the
-    network), unmoved (it fails the sanity check: beyond doubt its ranks share more than half of their variance with those of the same method on the network drawn anew, on any data set), few
-    (fewer than 20 images: it is not compared), best, near (image by image, the best is not better than it beyond doubt). The best is sought among methods of which none of this is true.
+    Columns: dataset, model, metric, method, cost (forward passes of one map, counted at most, `estimate.Counter`), mean, low, high, n, networks, and what
+    is true of it: control (a map that knows nothing of the network), unmoved (it fails the sanity check: beyond doubt its ranks share more than half of
+    their variance with those of the same method on the network drawn anew, on any data set), few (fewer than 20 images: it is not compared), best, near
+    (image by image, the best is not better than it beyond doubt). The best is sought among methods of which neither control nor unmoved nor few is true,
+    and that have fewer than a tenth of their maps empty.
     """
     rows = rows[rows["model"].isin(settings["models"]) & rows["dataset"].isin(settings["datasets"])]
     fail, found = unmoved(rows), []
@@ -104,7 +109,8 @@ def said(table):
     most = int(often["near"].max())
     times = "all" if most == total else f"{most} of"
     told = [f"**Within the interval of the best in {times} {total} comparisons: {names}.** In brackets, forward passes a map."]
-    told += [f"* {model} on {dataset}: {'; '.join(_of_metric(*one) for one in part.groupby('metric', sort=False))}." for (dataset, model), part in fair.groupby(["dataset", "model"], sort=False)]
+    for (dataset, model), part in fair.groupby(["dataset", "model"], sort=False):
+        told.append(f"* {model} on {dataset}: {'; '.join(_of_metric(*one) for one in part.groupby('metric', sort=False))}.")
     level = firm[firm["control"] & firm["near"]]
     if len(level):
         where = _listed(f"{row.method} by {row.metric} ({row.model} on {row.dataset})" for row in level.itertuples())
@@ -113,7 +119,7 @@ def said(table):
 
 
 def _of_metric(metric, part):
-    best, cheapest = part[part["best"]].iloc[0], part[part["near"]].sort_values("cost").iloc[0]
+    best, cheapest = part[part["best"]].iloc[0], part[part["near"]].sort_values("cost", kind="stable").iloc[0]
     alone = f"by {metric} the best is {best['method']} ({passes(best['cost'])})"
     return alone if cheapest["method"] == best["method"] else f"{alone}, and {cheapest['method']} ({passes(cheapest['cost'])}) is within its interval"
 
@@ -143,8 +149,8 @@ def shown(table):
 def figure(table):
     """A chart per metric of one data set and network: cost against value. Its `caption` and its `alt` are made from what is drawn."""
     parts = list(table.groupby("metric", sort=False))
-    drawn = Figure(figsize=(WIDTH, HEIGHT * len(parts) + 0.9))
-    drawn.subplots_adjust(left=0.13, right=0.98, top=1 - 0.48 / drawn.get_figheight(), bottom=0.85 / drawn.get_figheight(), hspace=0.25)
+    drawn = Figure(figsize=(WIDTH, HEIGHT * len(parts) + 1))
+    drawn.subplots_adjust(left=0.13, right=0.98, top=1 - 0.48 / drawn.get_figheight(), bottom=0.95 / drawn.get_figheight(), hspace=0.25)
     for axis, (metric, part) in zip(drawn.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0], parts):
         _chart(axis, metric, part)
     axis.set_xlabel("forward passes a map", fontsize=9)
@@ -152,8 +158,9 @@ def figure(table):
     drawn.suptitle(place, x=0.02, y=0.995, ha="left", fontsize=11)
     handles = {label: handle for one in drawn.axes for handle, label in zip(*one.get_legend_handles_labels())}
     drawn.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=9, frameon=False, handletextpad=0.1, columnspacing=1)
-    drawn.caption = f"{place}, {table['n'].max()} images: what a map costs, against {_listed([metric for metric, _ in parts])}. The band is the 95 % interval of the best."
-    drawn.alt = f"{len(parts)} {'chart' if len(parts) == 1 else 'charts'} of {place}, across: forward passes a map. " + " ".join(_told(metric, part) for metric, part in parts)
+    against, charts = _listed(metric for metric, _ in parts), "chart" if len(parts) == 1 else "charts"
+    drawn.caption = f"{place}, {table['n'].max()} images: what a map costs, against {against}. The band is the 95 % interval of the best."
+    drawn.alt = " ".join([f"{len(parts)} {charts} of {place}, across: forward passes a map.", *(_told(metric, part) for metric, part in parts)])
     return drawn
 
 
@@ -208,8 +215,11 @@ def _told(metric, part):
         ("Best", part["best"]), ("within its interval", part["near"] & ~part["best"] & ~part["control"] & ~part["unmoved"]), ("controls", part["control"]),
         ("fails the sanity check", part["unmoved"] & ~part["control"]),
     ]  # fmt: skip
-    said = [f"{words}: {_listed(f'{row.method} {row.mean:.2f} at {passes(row.cost)} forward passes' for row in part[chosen].itertuples())}" for words, chosen in groups if chosen.any()]
-    return f"Up: {metric}. {'; '.join(said)}; {len(part)} methods in all."
+    told = []
+    for words, chosen in groups:
+        names = _listed(f"{row.method} {row.mean:.2f} at {passes(row.cost)} forward passes" for row in part[chosen].itertuples())
+        told += [f"{words}: {names}"] * bool(names)
+    return f"Up: {metric}. {'; '.join(told)}; {len(part)} methods in all."
 
 
 def _listed(names):
