@@ -26,7 +26,7 @@ def left(folder, name, ids, outcome="holds", cells=(), table="claims"):
     pd.DataFrame({"id": ids, "outcome": outcome, "n": 24}).to_parquet(folder / name / f"{table}.parquet")
     (folder / "notebooks").mkdir(exist_ok=True)
     found = [{"cell_type": kind, "source": source.splitlines(keepends=True)} for kind, source in cells]
-    (folder / "notebooks" / f"{name}.ipynb").write_text(json.dumps({"cells": found}))
+    (folder / "notebooks" / f"{name}.ipynb").write_text(json.dumps({"cells": found, "metadata": {}}))
 
 
 class Links(HTMLParser):
@@ -89,14 +89,17 @@ def test_a_claim_is_tested_where_its_rows_are_and_in_the_table_that_is_about_it(
 
 
 def test_the_status_says_what_stood_in_and_what_is_missing(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    metadata = {"xai_repro": {"makes": ["clam 1", "clam 2", "clam 3"]}}  # 2: a table of another kind, 3: without a number of ours
+    (tmp_path / "notebooks/40_clam_pointing.ipynb").write_text(json.dumps({"cells": [], "metadata": metadata}))
     (tmp_path / "40_clam_pointing").mkdir()
     table = pd.DataFrame({"table": ["1", "1", "3", "4"], "ours": [0.5, None, None, 0.2], "stands_in": ["mini-birds for imagenet", "", "", ""]})
-    table.to_parquet(tmp_path / "40_clam_pointing/table.parquet")
+    table.assign(paper_key="clam").to_parquet(tmp_path / "40_clam_pointing/table.parquet")
     some = [("clam", "holds", STOOD), ("clam", "fails", f"{STOOD}, mini-vgg for vgg19"), ("clam", "not run yet", ""), ("clam", "not comparable", "")]
     rows = checked(*some, ("lfi_cam", "undecided", ""))
     found = scoreboard.status(rows, tmp_path)
     assert found["clam"] == [
-        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 1 on original data, 1 on stand-ins, 2 not run yet.",
+        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 1 on original data, 2 on stand-ins, 1 not run yet.",
         "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16 and vgg19.",
     ]  # fmt: skip
     assert found["lfi_cam"] == ["Claims: 1 on original data.", "Printed tables: 1 not run yet."]

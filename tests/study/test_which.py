@@ -64,7 +64,7 @@ def test_networks_and_data_of_other_profiles_are_left_out():
 
 def test_words_follow_the_rows(table):
     told = which.said(table)
-    assert told.startswith("**Within the interval of the best in all 1 comparisons: grad-cam (1.0) and score-cam (129).** In brackets, forward passes a map.\n* ")
+    assert told.startswith("**Within the interval of the best in all 1 comparisons: grad-cam (1.0) and score-cam (129).** In brackets")
     assert "* mini-vgg on mini-birds: by average-drop-in-deletion the best is score-cam (129), and grad-cam (1.0) is within its interval." in told
     assert "know nothing" not in told and "guided" not in told and "rise" not in told
     other = pd.concat([toy(), scored(which.FINDS, gradient=NOISE + 1, lift_cam=NOISE, center=NOISE + 1.2)], ignore_index=True)
@@ -81,7 +81,8 @@ def test_few_images_decide_nothing_and_are_shown():
 
 def test_the_table_says_what_is_true_of_a_method(table):
     shown = which.shown(table)
-    assert list(shown.columns) == ["forward passes", which.FAITHFUL, "note"] and shown.index[0] == "random" and shown.index[-1] == "rise"
+    assert list(shown.columns) == ["forward passes", which.FAITHFUL, "note"]
+    assert shown.index[0] == "random" and shown.index[-1] == "rise"
     assert shown["note"][["random", "guided-backprop", "rise", "lift-cam"]].tolist() == ["control", "fails the sanity check", "8 images", ""]
     assert shown[which.FAITHFUL]["score-cam"].endswith(" *") and not shown[which.FAITHFUL]["lift-cam"].endswith(" *")
 

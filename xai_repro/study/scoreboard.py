@@ -58,7 +58,7 @@ def slug(heading):
 
 
 def status(checked, results):
-    """What was run of each paper: its key -> a list of sentences in plain text, of its claims, of its printed tables and, where there are any, of what stands in.
+    """What was run of each paper: its key -> a list of sentences in plain text, of its claims, of its printed tables and of what stands in, if anything.
 
     checked: of `claims.check`. results: folder of the profile's results: a printed table counts as run again where a notebook set numbers of ours beside
     it. A claim or a table is on original data only where neither its data set nor its network had a stand-in.
@@ -71,10 +71,9 @@ def _status(part, tables, printed):
     decided = part[~part["outcome"].isin(OPEN)]
     stood = [pair.split(" for ", 1) for text in decided["stands_in"] for pair in text.split(", ") if pair]
     ours = {name: list(dict.fromkeys(theirs for one, theirs in stood if one == name)) for name, _ in stood}
-    claims = [
-        (int((decided["stands_in"] == "").sum()), "on original data"), (int((decided["stands_in"] != "").sum()), "on stand-ins"),
-        *((int((part["outcome"] == outcome).sum()), outcome) for outcome in reversed(OPEN)),
-    ]  # fmt: skip
+    stand_ins = int((decided["stands_in"] != "").sum())
+    claims = [(len(decided) - stand_ins, "on original data"), (stand_ins, "on stand-ins")]
+    claims += [(int((part["outcome"] == outcome).sum()), outcome) for outcome in reversed(OPEN)]
     replaced = sum(tables.values())
     rerun = [(len(tables) - replaced, "on original data"), (replaced, "on stand-ins"), (printed - len(tables), "not run yet")]
     instead = "; ".join(f"{name} for {_listed(theirs)}" for name, theirs in ours.items())
@@ -82,14 +81,22 @@ def _status(part, tables, printed):
 
 
 def _tables(results):
-    """Paper -> {number of a printed table that has numbers of ours: whether any of them is of a stand-in}."""
+    """Paper -> {number of a printed table that was run again: whether on a stand-in}.
+
+    Those that executed notebooks say they make (`makes` in their metadata), and those with numbers of ours beside them (`tables.compare`). What nothing is
+    known of counts as run on a stand-in, and a comparison without any number of ours as not run.
+    """
     found = {paper: {} for paper in papers()}
-    for file in sorted(Path(results).glob("[0-8]*/*.parquet")):
-        paper = next((key for key in papers() if file.parent.name[3:].startswith(f"{key}_")), None)
-        table = pd.read_parquet(file)
-        if paper and {"table", "ours", "stands_in"} <= set(table.columns):
-            for number, part in table.dropna(subset="ours").groupby("table"):
-                found[paper][number] = found[paper].get(number, False) or bool((part["stands_in"] != "").any())
+    for notebook in sorted(Path(results, "notebooks").glob("[0-8]*.ipynb")):
+        for made in json.loads(notebook.read_text(encoding="utf-8"))["metadata"].get("xai_repro", {}).get("makes", []):
+            paper, number = made.split()
+            found[paper][number] = True
+    compared = [pd.read_parquet(file) for file in sorted(Path(results).glob("[0-8]*/*.parquet"))]
+    compared = [table for table in compared if {"paper_key", "table", "ours", "stands_in"} <= set(table.columns)]
+    for (paper, number), part in pd.concat(compared).groupby(["paper_key", "table"]) if compared else ():
+        found[paper].pop(number, None)
+        if part["ours"].notna().any():
+            found[paper][number] = bool((part["stands_in"][part["ours"].notna()] != "").any())
     return found
 
 
@@ -140,7 +147,7 @@ def _tile(row, places, root):
     note = f"<strong>{sign} {outcome}</strong> {escape(row['says'])} <span>{escape(facts)}</span> <span>{escape(source)}</span>"
     return (  # the item takes a first touch, which opens the note; the second follows the link
         f'<li class="xr-tile {_class(row["outcome"])}" tabindex="-1"><a href="{root}notebooks/{place}" aria-labelledby="{name}">'
-        f'<b aria-hidden="true">{sign}</b><span class="xr-note" id="{name}">{note}</span></a></li>\n'
+        f'<b aria-hidden="true">{sign}</b><span class="xr-tip" id="{name}">{note}</span></a></li>\n'
     )
 
 
