@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -12,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from xai_repro.errors import UnknownName, short, unknown, whole_number
+from xai_repro.registry import expected
 
 _EXPECTED = (UnknownName, ValueError, TypeError, OSError, ModuleNotFoundError)
 _DEEPEST = 20  # Python itself reads no more than 200 brackets in brackets
@@ -53,6 +55,7 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pre
 Setting = Annotated[
     Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="A parameter; may be given several times.")
 ]
+Pattern = Annotated[str, typer.Argument(help="Shell pattern, such as '*cam*' or '*drop*'.")]
 Profile = Annotated[str, typer.Option(help="smoke, mini, photos or paper.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -61,23 +64,49 @@ Base = Annotated[str, typer.Option(help="Relevance that CLAM makes stronger: lrp
 Layers = Annotated[str, typer.Option(help="full, behind every convolution, or core, few.")]
 
 
+def _version(asked):
+    if asked:
+        import xai_repro
+
+        typer.echo(f"xai-repro {xai_repro.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False):
+def main(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")] = False,
+):
     """Explanation methods for image classifiers, their metrics, and five papers on them, re-run."""
 
 
 @app.command()
-def methods(pattern: Annotated[str, typer.Argument(help="Shell pattern, such as '*cam*'.")] = "*"):
+def methods(pattern: Pattern = "*"):
     """List the explanation methods."""
     import xai_repro as xr
 
-    names = xr.methods(pattern)
-    if not names:
-        raise unknown("method", pattern, xr.methods())
-    width = max(map(len, names))
-    for name in names:
+    for name, width in _named("method", pattern):
         info = xr.method_info(name)
         typer.echo(f"{name:{width}}  {info.family:10}  {info.summary}")
+
+
+@app.command()
+def metrics(pattern: Pattern = "*"):
+    """List the metrics, and whether more or less is better."""
+    import xai_repro as xr
+
+    for name, width in _named("metric", pattern):
+        info = xr.metric_info(name)
+        typer.echo(f"{name:{width}}  {'more' if info.higher_is_better else 'less'}  {info.summary}")
+
+
+def _named(kind, pattern):
+    """The names that match, and the width of the longest; who matches none is told before torch is loaded."""
+    known = expected(kind)
+    names = [name for name in known if fnmatchcase(name, pattern)]
+    if not names:
+        raise unknown(kind, pattern, known)
+    return [(name, max(map(len, names))) for name in names]
 
 
 @app.command()
@@ -119,6 +148,44 @@ def run(
 
     if not run_notebooks(notebooks or None, profile, _settings(set_), results, jobs, scheduler=scheduler):
         raise typer.Exit(1)
+
+
+@app.command()
+def table(
+    paper: Annotated[str, typer.Argument(help="lift_cam, lfi_cam, collection_cam, gradient_hedging or clam.")],
+    number: Annotated[str, typer.Argument(help="As the paper numbers its tables.")],
+    profile: Profile = "mini",
+    results: Results = Path("results"),
+    json_: Annotated[bool, typer.Option("--json", help="All numbers, with what they rest on.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="The csv of the page.")] = False,
+):
+    """Print a table of a paper and ours beside it.
+
+    The notebook that makes it, and no other, is run first where it is not current.
+    """
+    if json_ and csv:
+        raise ValueError("--json and --csv: which one?")
+    from xai_repro.site import lookup
+
+    parts = lookup.table(paper, number, profile, results)
+    if json_:
+        typer.echo(lookup.as_json(paper, number, profile, parts))
+    else:
+        typer.echo("\n".join(part["shown"] if csv else lookup.told(part) + "\n" for part in parts), nl=False)
+
+
+@app.command()
+def claims(
+    paper: Annotated[Optional[str], typer.Option(help="Only those of one paper, such as lift_cam.")] = None,
+    profile: Profile = "mini",
+    results: Results = Path("results"),
+    json_: Annotated[bool, typer.Option("--json", help="All that is known of each.")] = False,
+):
+    """Print the papers' claims and whether they hold here."""
+    from xai_repro.site import lookup
+
+    found = lookup.claims(paper, profile, results)
+    typer.echo(json.dumps(lookup.records(found), indent=1, ensure_ascii=False) if json_ else lookup.told_of_claims(found))
 
 
 @app.command()

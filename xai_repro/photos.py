@@ -1,6 +1,7 @@
 """A reader's own photos, explained side by side, or by training images that are like them."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from PIL import Image, ImageOps
 
 import xai_repro as xr
 from xai_repro.errors import like, short, unknown, whole_number
+from xai_repro.registry import expected
+from xai_repro.store.fetch import cache_dir, NETWORKS, not_fetched, TORCHVISION
 from xai_repro.store.files import path_of, whole, writable
 
 # Pictures made of pixels. Pillow opens drawings, too (EPS), and has another program of the machine run what is in them.
@@ -73,7 +76,7 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     out, hyper = path_of("out", out), like("hyper", hyper or {}, {})
     photos = [open_photo(path) for path in like("paths", paths, [])]
     _check_output(out, paths)
-    _check_request(paths, like("methods", methods, []), weights, layer, target, hyper)
+    _check_request(paths, like("methods", methods, []), model, weights, layer, target, hyper)
     import torch
 
     from xai_repro.study.plots import panel
@@ -94,6 +97,7 @@ def explain_photos(paths, model, weights, methods, layer, target, out, device="a
     figure = panel(x.cpu(), maps, titles=titles, signed=[info.name for info in infos if info.signed], view=net.view)
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    _warn_of_drawn(net)
     lines = [f"{_shown(path)}: {_likeliest(row, names)}" for path, row in zip(paths, _chances(net, logits))]
     return "\n".join([*lines, f"written: {_shown(out)}"])
 
@@ -110,7 +114,7 @@ def examples_of_photo(
     out, images = path_of("out", out), whole_number("images", images)
     photo = open_photo(path)
     _check_output(out, [path])
-    _check_weights(weights)
+    _check_weights(weights, model)
     _check_target(target)
     import torch
 
@@ -128,6 +132,7 @@ def examples_of_photo(
     found, figure = explained(net, x[0], index, samples, y, attributes=attributes)
     with whole(out) as part:
         figure.savefig(part, format=out.suffix.lower()[1:], dpi=150)
+    _warn_of_drawn(net)
     nearest = found[found["rank"] == 1].groupby("layer", sort=False)["example"]  # the nearest attributes come first
     lines = [f"{layer}: {', '.join(some.head(SHOWN))}" for layer, some in nearest]
     return "\n".join([f"{_shown(path)}: {_likeliest(_chances(net, logits)[0], names)}", *lines, f"written: {_shown(out)}"])
@@ -161,17 +166,20 @@ def _check_output(out, paths):
             raise ValueError(f"the picture would be written over the photo {_shown(path)}: name another file with --out")
 
 
-def _check_request(paths, methods, weights, layer, target, hyper):
+def _check_request(paths, methods, model, weights, layer, target, hyper):
     """Refuse what can be seen to be wrong without a model."""
     for kind, given in (("photo", paths), ("method", methods)):
         if not given or "" in given:
             raise ValueError(f"a {kind} is missing: at least one is needed, each with its name")
+    known = expected("method")
+    if strange := [name for name in methods if name not in known]:
+        raise unknown("method", strange[0], known)
     if twice := sorted({str(name) for name in methods if methods.count(name) > 1}):
         raise ValueError(f"methods named twice: {', '.join(twice)}")
     if layer is not None and "layer" in hyper:
         raise ValueError("the layer is given twice, by --layer and by --set layer=...: which one?")
     _check_target(target)
-    _check_weights(weights)
+    _check_weights(weights, model)
 
 
 def _check_target(target):
@@ -179,9 +187,12 @@ def _check_target(target):
         raise ValueError("the class is empty: it takes a number or a name")
 
 
-def _check_weights(weights):
+def _check_weights(weights, model):
     if weights is not None and (file := path_of("weights", weights)).suffix == ".safetensors" and not os.path.isfile(file):
         raise FileNotFoundError(f"no weights file {short(weights)}")
+    file = NETWORKS.get(str(model)) if weights in (None, "imagenet") else None
+    if file and not (cache_dir() / file).with_suffix(".safetensors").exists():
+        raise not_fetched(model, f"{TORCHVISION}/{file}", file)
 
 
 def _load(model, weights, device):
@@ -189,6 +200,15 @@ def _load(model, weights, device):
 
     trained = weights_for(like("model", model, "vgg16"), None) if weights is None else weights  # random ones explain nothing
     return xr.load_model(model, weights=trained, device=device)
+
+
+def _warn_of_drawn(net):
+    """Say of a network that has seen drawn pictures alone what its answers for photos are worth."""
+    from xai_repro.models.zoo import EMBEDDED
+
+    if net.name in EMBEDDED:
+        known = "things in drawn scenes" if net.multi_label else "drawn birds"
+        print(f"warning: {net.name} knows {len(net.classes)} kinds of {known} and no photographs: it names one whatever a photo shows", file=sys.stderr)
 
 
 def _class_number(target, names):

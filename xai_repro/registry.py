@@ -1,10 +1,12 @@
 """Where every method and metric is known by name: `@method` and `@metric` write here, everything else reads."""
 
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Callable
 
@@ -151,6 +153,13 @@ def _complete(table):
     """The table with everything in the library's own folders registered."""
     import_module("xai_repro.methods" if table is _METHODS else "xai_repro.metrics")
     return table
+
+
+def expected(kind):
+    """Names of what is registered as "method" or "metric" and of what the library's own files will register, read from their text: known before torch is loaded."""
+    texts = (path.read_text(encoding="utf-8") for path in sorted(Path(__file__).with_name(f"{kind}s").glob("*.py")))
+    written = [name for text in texts for name in re.findall(rf'^@{kind}\("([^"]+)"', text, re.MULTILINE)]
+    return list(dict.fromkeys([*written, *(_METHODS if kind == "method" else _METRICS)]))
 
 
 def methods(pattern="*"):

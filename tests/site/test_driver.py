@@ -107,7 +107,9 @@ def test_only_what_changed_runs_again(here, capsys):
 
     capsys.readouterr()
     assert driver.run(profile="smoke")
-    assert capsys.readouterr().err == "" and runs(here, "10_a") == 1
+    said = capsys.readouterr()
+    assert said.err == "" and runs(here, "10_a") == 1
+    assert said.out == "2 notebooks are current in results/smoke/notebooks; the site is built by: xai-repro book --profile smoke --results results\n"
     os.utime(here / "notebooks/10_a.ipynb")
     assert driver.run(profile="smoke") and runs(here, "10_a") == 1  # contents decide, not times
 

@@ -1,6 +1,6 @@
 """torchvision's ImageNet weights in the folder of fetched files."""
 
-from xai_repro.store.fetch import cache_dir, cached, doubt, source
+from xai_repro.store.fetch import cached, doubt, not_fetched, source
 
 
 def imagenet_file(name):
@@ -11,11 +11,7 @@ def imagenet_file(name):
     """
     path = cached(name)
     if path is None:
-        url, file, *_ = source(name)
-        raise FileNotFoundError(
-            f"no ImageNet weights of {name} in {cache_dir()}. To fetch them: python data_scripts/fetch_weights.py {name}. "
-            f"By hand: put {url} as {file} into {cache_dir()} and run the same command."
-        )
+        raise not_fetched(name, *source(name)[:2])
     if wrong := doubt(path):
         raise ValueError(f"{path} {wrong}. To set it aside and then fetch it again: python data_scripts/fetch_weights.py {name}")
     return path

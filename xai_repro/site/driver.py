@@ -67,11 +67,11 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
         _sweep(place)
         library, environment = library_hash(), _environment(jobs, sockets, scheduler)
         tasks = [_task(path, place, profile, parameters, chosen, folder, library, environment) for path in chosen]
-        failed, done = make(tasks, place / ".doit.db", jobs)
+        failed, _ = make(tasks, place / ".doit.db", jobs)
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
-    if not failed and not done:
-        print(f"{len(chosen)} notebooks are current in {place}")
+    if not failed:
+        print(f"{len(chosen)} notebooks are current in {place / 'notebooks'}; the site is built by: xai-repro book --profile {profile} --results {results}")
     return not failed
 
 
@@ -123,12 +123,17 @@ def _task(path, place, profile, parameters, chosen, folder, library, environment
     }
 
 
+def about(path):
+    """What a notebook's metadata say of it: `needs`, what it cannot run without, and `makes`, the papers' tables on its page ("lift_cam 4")."""
+    return nbformat.read(path, as_version=4).metadata.get("xai_repro", {})
+
+
 def lacking(path, profile):
     """Why a notebook is not run with a profile: what it needs, as its metadata say, and the profile lacks; None where it is run.
 
     Raises UnknownName for a need that no profile knows.
     """
-    need = nbformat.read(path, as_version=4).metadata.get("xai_repro", {}).get("needs")
+    need = about(path).get("needs")
     lacks = settings(profile)["lacks"]
     if need not in (None, *lacks, *NEEDS):
         raise unknown(f"need of {path.stem}", need, NEEDS)

@@ -14,7 +14,11 @@ from xai_repro.errors import short, unknown, whole_number
 from xai_repro.store.files import altered, path_of, record, recorded, set_aside, sha256, turn, writable
 from xai_repro.store.waiting import in_time
 
-NETWORKS = ("vgg16", "vgg19", "resnet18", "resnet50", "resnet101", "densenet121", "inception_v3", "alexnet")  # of the five papers
+NETWORKS = {  # of the five papers, with torchvision's file of their first ImageNet weights
+    "vgg16": "vgg16-397923af.pth", "vgg19": "vgg19-dcbb9e9d.pth", "resnet18": "resnet18-f37072fd.pth", "resnet50": "resnet50-0676ba61.pth", "resnet101": "resnet101-63fe2227.pth",
+    "densenet121": "densenet121-a639ec97.pth", "inception_v3": "inception_v3_google-0cc3c7bd.pth", "alexnet": "alexnet-owt-7be5be79.pth",
+}  # fmt: skip
+TORCHVISION = "https://download.pytorch.org/models"
 BLOCK = 1 << 18
 PATIENCE = 60  # seconds for an answer, and for each block: what brings less than 4 KiB a second is given up
 UNSTATED = 1 << 30  # bytes taken at most where neither the publisher nor the server says how many there are
@@ -267,6 +271,14 @@ def source(name):
     weights = next(w for w in torchvision.models.get_model_weights(name) if w.name.startswith("IMAGENET1K"))
     file = weights.url.rsplit("/", 1)[1]
     return weights.url, file, re.search(r"-([0-9a-f]{8,})\.pth$", file).group(1), round(weights.meta["_file_size"] * 2**20)
+
+
+def not_fetched(name, url, file):
+    """The error for a network's ImageNet weights that are not there; it says how to get them (the caller raises it)."""
+    return FileNotFoundError(
+        f"no ImageNet weights of {name} in {cache_dir()}. To fetch them: python data_scripts/fetch_weights.py {name}. "
+        f"By hand: put {url} as {file} into {cache_dir()} and run the same command."
+    )
 
 
 def cached(name):

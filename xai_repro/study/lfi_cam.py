@@ -44,7 +44,9 @@ def layout(name="lfi-resnet50", side=224, classes=1000):
     ours = {"input-height-divisor": side / before.shape[2], "input-width-divisor": side / before.shape[3], "input-channels": before.shape[1], "output-channels": shape.shape[1]}
     found = pd.DataFrame(rows + list(_beside(cells[cells["row"] == "Output Layer"], "pooling and softmax", ours)))
     alike = found.groupby([column for column in found if column != "layer"], sort=False)["layer"].agg(lambda layers: ", ".join(dict.fromkeys(layers)))
-    return alike.reset_index()[list(found)]  # what several layers share is said once
+    found = alike.reset_index()[list(found)]  # what several layers share is said once
+    found.attrs["printed"] = {"paper": PAPER, "table": "1"}
+    return found
 
 
 def _beside(cells, layer, ours):

@@ -57,8 +57,11 @@ def reference(folder=REFERENCE):
 
 
 def rows_of(results):
-    """The rows that the notebooks of the papers left in a folder of results, each once."""
-    rows = pd.concat([pd.read_parquet(file) for file in sorted(Path(results).glob("[1-7]*.parquet"))], ignore_index=True)
+    """The rows that the notebooks of the papers left in a folder of results, each once. Raises FileNotFoundError, which says what to run, where there are none."""
+    files = sorted(Path(results).glob("[1-7]*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"no rows of the papers in {short(str(results))}; run their notebooks first, in the folder of the project: xai-repro run --profile {Path(results).resolve().name}")
+    rows = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
     return rows.drop_duplicates(["dataset", "model", "run", "image_id", "target", "method", "hyper", "metric"])
 
 

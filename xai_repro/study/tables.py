@@ -276,7 +276,9 @@ def keep(shown, numbers, path, caption=""):
 
 
 def printed_as(table):
-    """{"paper", "table"} of the one printed table that the result of `compare` is about; {} for anything else."""
+    """{"paper", "table"} of the one printed table that the result of `compare` is about, or another that says so in attrs["printed"]; {} for anything else."""
+    if "printed" in table.attrs:
+        return table.attrs["printed"]
     if not {"paper_key", "table"} <= set(table.columns) or len(table[["paper_key", "table"]].drop_duplicates()) != 1:
         return {}
     return {"paper": table["paper_key"].iat[0], "table": table["table"].iat[0]}

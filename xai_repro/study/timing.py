@@ -166,7 +166,9 @@ def table(rows, parts):
         )  # fmt: skip
     first = ["model", "size", "method", "forwards", "milliseconds", "least", "greatest", "runs", "predicted"]
     found = pd.concat(whole, ignore_index=True)[[*first, "ours", "cost model", "paper", "paper at"]]
-    return found.astype({"forwards": int})
+    found = found.astype({"forwards": int})
+    found.attrs["printed"] = {"paper": "collection_cam", "table": "2"}
+    return found
 
 
 def machine(device="auto"):
