@@ -7,11 +7,15 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from toy_rows import LIFT, table7
 
+import xai_repro as xr
 from xai_repro import claims, plots, tables
 from xai_repro.site.book import book
+from xai_repro.store.files import write_text
+from xai_repro.study import explorer, scoreboard, slopes, which
 
 ROOT = Path(__file__).parents[2]
 SHOWN, EMPTY = "10_lift_cam_faithfulness", "Not shown here."
@@ -24,11 +28,24 @@ def built(folder):
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         title = nbformat.read(path, as_version=4).cells[0].source.split("\n")[0]
         _write(path.stem, [v4.new_markdown_cell(f"{title}\n\n{EMPTY}")], folder, place)
-    _write(SHOWN, _cells(place), folder, place)
-    for name in sorted(set(re.findall(r"results/(\d\d_[\w/.-]+)", "".join(p.read_text() for p in (ROOT / "book").rglob("*.md"))))):
+    rows = table7(LIFT, spread=0.1)
+    checked = claims.check(rows, "lift_cam")
+    _write(SHOWN, _cells(rows, checked, place / SHOWN), folder, place)
+    _start(checked, place)
+    read = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "book").rglob("*.md"))
+    for name in sorted(set(re.findall(r"results/(\d\d_[\w-]+/[\w.-]+)", read))):
         _stand_in(place / name)
     assert book("smoke", results=folder / "results", out=folder / "build", folder=folder / "notebooks", pages=ROOT / "book")
     return folder / "build/html"
+
+
+def _start(checked, place):
+    """What the start page and the explorer show, of few rows and one bird."""
+    rows = pd.concat([table7(LIFT, spread=0.1, run=0, empty=False, metric=metric) for metric in (which.FAITHFUL, which.FINDS)], ignore_index=True)
+    settings = {"name": "smoke", "models": ["mini-vgg"], "datasets": ["mini-birds"], "hyper": {}, "costly": [name for name in xr.methods() if name not in ("grad-cam", "lift-cam")]}
+    which.at_home(which.compared(rows, settings), place / "92_which_method")
+    write_text(scoreboard.html(checked, {}, dict.fromkeys(checked["paper"], "Not run here.")), place / "90_claims/scoreboard.html")
+    explorer.write(place / "07_explorer", settings, {"other": 1}, photographs=0)
 
 
 def _write(name, cells, folder, place):
@@ -40,16 +57,15 @@ def _write(name, cells, folder, place):
         nbformat.write(made, path / f"{name}.ipynb")
 
 
-def _cells(place):
+def _cells(rows, checked, into):
     """Outputs of each kind: tables beside the papers', claims, a chart, pictures, words, mathematics, a table of pandas."""
-    rows, into = table7(LIFT, spread=0.1), place / SHOWN
-    checked, summary = claims.check(rows, "lift_cam"), tables.summary(rows)
     into.mkdir(parents=True)
-    compared, pictures = tables.compare(rows, "lift_cam", "7", column="Average"), Figure()
+    compared, summary, pictures = tables.compare(rows, "lift_cam", "7", column="Average"), tables.summary(rows), Figure()
     for axis in pictures.subplots(1, 3):
         axis.imshow(np.arange(16).reshape(4, 4))
     shown = [
         tables.show(compared, into / "table7.csv"),
+        plots.show(slopes.slopes(compared), into / "slopes.svg", caption="Printed, and ours."),
         tables.show(summary, into / "summary.csv"),
         claims.show(checked, into / "claims.csv"),
         claims.show(checked.head(3), into / "some_claims.csv"),
@@ -80,7 +96,9 @@ def _stand_in(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return
-    if path.suffix == ".csv":
+    if path.suffix == ".html":
+        path.write_text("<p>Not run here.</p>")
+    elif path.suffix == ".csv":
         path.write_text("claim,says,outcome,estimate\n" + "lift_cam,LIFT-CAM is better than the others by what is asked of all of them here,holds,.5 [.4; .6]\n" * 3)
     elif path.suffix in (".svg", ".png", ".webp"):
         plots.save(plots.curves({"a": np.arange(4.0)}), path)
