@@ -61,6 +61,8 @@ def test_versions_agree():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cited["version"] == PROJECT["version"] == xr.__version__ and cited["license"] == PROJECT["license"]
     assert f"## {PROJECT['version']}" in (ROOT / "CHANGELOG.md").read_text()
+    bibtex = (ROOT / "book/cite.md").read_text()
+    assert all(f"{{{part}}}" in bibtex for part in (cited["title"], cited["version"], str(cited["date-released"])[:4], cited["repository-code"]))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

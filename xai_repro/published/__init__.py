@@ -9,22 +9,27 @@ from xai_repro.errors import unknown
 
 _PAPERS = {
     "lfi_cam": {
+        "name": "LFI-CAM",
         "title": "LFI-CAM: Learning Feature Importance for Better Visual Explanation, Supplementary Material",
         "venue": "ICCV 2021",
     },
     "lift_cam": {
+        "name": "LIFT-CAM and SHAP-CAM",
         "title": "Towards Better Explanations of Class Activation Mapping, Supplementary Material",
         "venue": "ICCV 2021",
     },
     "collection_cam": {
+        "name": "Collection-CAM",
         "title": "Collection-CAM: A Faster Region-Based Saliency Method Using Collection-Wise Mask Over Pyramidal Features",
         "venue": "IEEE Access 2022",
     },
     "gradient_hedging": {
+        "name": "Gradient Hedging",
         "title": "Gradient Hedging for Intensively Exploring Salient Interpretation beyond Neuron Activation",
         "venue": "preprint",
     },
     "clam": {
+        "name": "CLAM",
         "title": "CLAM: Class-wise Layer-wise Attribute Model for Explaining Neural Networks",
         "venue": "preprint",
     },
@@ -32,7 +37,7 @@ _PAPERS = {
 
 
 def papers():
-    """Key -> {"title", "venue"} of the papers, in the order of the book."""
+    """Key -> {"name" (what its page calls it), "title", "venue"} of the papers, in the order of the book."""
     return {key: dict(record) for key, record in _PAPERS.items()}
 
 

@@ -52,6 +52,12 @@ def write_rows(frame, path):
             raise ValueError(f"{path} cannot hold these rows: {short(str(error), 200)}") from error
 
 
+def write_text(text, path):
+    """Write a text, whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def writable(path):
     """The path, if a file can be written there: for asking before long work. Its folder is made if it is missing.
 

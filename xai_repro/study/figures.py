@@ -57,10 +57,10 @@ def save(figure, path, dpi=150):
 
 
 def show(figure, path, caption=""):
-    """Save a figure and return it as what a notebook displays, with a caption and with words for those who do not see it (`described`)."""
+    """Save a figure and return it as what a notebook displays, with a caption and with words for those who do not see it: the figure's own `alt`, or `described`."""
     path = save(figure, path)
     content = path.read_text() if path.suffix == ".svg" else b64encode(path.read_bytes()).decode()
-    words = described(figure)
+    words = getattr(figure, "alt", "") or described(figure)
     about = {"kind": "figure", "alt": words, "caption": caption or getattr(figure, "caption", ""), "provenance": provenance.told()}
     return Shown({_KINDS[path.suffix]: content, "text/plain": words}, str(path), about)
 
