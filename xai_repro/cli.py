@@ -204,11 +204,12 @@ def book(
     profile: Profile = "mini",
     results: Results = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder to build in.")] = Path("build"),
+    page: Annotated[Optional[list[str]], typer.Option(metavar="NOTEBOOK", help="Only the page of this notebook, in seconds; may be given several times.")] = None,
 ):
     """Build the website from the executed notebooks."""
     from xai_repro.site.book import book as build_book
 
-    if not build_book(profile, results, out):
+    if not build_book(profile, results, out, alone=page or None):
         raise typer.Exit(1)
 
 

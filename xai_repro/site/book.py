@@ -26,19 +26,20 @@ _OFFERED = "_offered"  # folder that the builder copies into the site as it is
 _UNFINISHED = ".building-"
 
 
-def book(profile="mini", results="results", out="build", folder="notebooks", pages="book"):
+def book(profile="mini", results="results", out="build", folder="notebooks", pages="book", alone=None):
     """Build the site from the executed notebooks of a profile and print where to open it; returns True if it was built.
 
     results: folder the notebooks were run into. out: folder to build in, a new or an empty one or that of an earlier site;
     the site is out/html. pages: the prose and the settings. A warning of the builder is an error. Nothing is built when
-    nothing has changed. Raises FileNotFoundError, naming the command to run, for a notebook that has not been executed;
+    nothing has changed. alone: names, numbers or patterns of notebooks: only their pages are built, into out/alone, in seconds; links from there to other pages lead
+    nowhere, which is no error then. Raises FileNotFoundError, naming the command to run, for a notebook that has not been executed;
     UnknownName for a profile that does not exist; ValueError for an argument of a wrong kind and for an `out` that holds
     something else; OSError where nothing can be written.
     """
     settings(like("profile", profile, "mini"))
     results, out, pages = path_of("results", results), path_of("out", out), path_of("pages", pages)
     place = results / profile
-    notebooks = [place / "notebooks" / path.name for path in select(None, folder)]
+    notebooks = [place / "notebooks" / path.name for path in select(alone, folder)]
     missing = [path.stem for path in notebooks if not path.exists()]
     if missing:
         command = f"xai-repro run {' '.join(missing)} --profile {profile} --results {results}"
@@ -46,11 +47,11 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
     _claim(out, [pages, Path(folder), place])
     wanted = _wanted(place)
     sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *wanted]
-    index = out / "html" / "index.html"
+    index = out / "html" / "index.html" if alone is None else out / "alone" / "notebooks" / f"{notebooks[0].stem}.html"
     same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page, of_picker)]}
     task = {
-        "name": "book",
-        "actions": [(_build, [pages, notebooks, place, out])],
+        "name": "book" if alone is None else "alone",
+        "actions": [(_build, [pages, notebooks, place, out, alone is not None])],
         "file_dep": [str(p) for p in sources],
         "targets": [str(index)],
         "uptodate": [settings_are(same), unchanged],
@@ -78,14 +79,16 @@ def _claim(out, sources):
     writable(mark).touch()
 
 
-def _build(pages, notebooks, place, out):
+def _build(pages, notebooks, place, out, alone):
     """One fresh build (an incremental one would keep quiet about the warnings of unchanged pages); the old site goes last."""
     print(f"book: building from {place}", file=sys.stderr, flush=True)
-    html, log = out / "html", out / "book.log"
+    html, log = out / ("alone" if alone else "html"), out / "book.log"
     with TemporaryDirectory(prefix=_UNFINISHED, dir=out.resolve()) as new:
         source, site = Path(new, "book"), Path(new, "site")
         _gather(source, pages, notebooks, place)
-        if _sphinx(source, site, log):
+        if alone:
+            _only(source, notebooks)
+        if _sphinx(source, site, log, strict=not alone):
             lines = log.read_text(errors="replace").replace(f"{source}/", "").splitlines()
             said = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
             return problem("\n".join([f"book: not built; the whole log is {log}", *said]))
@@ -115,12 +118,21 @@ def _wanted(place):
     return [p for p in sorted(place.glob("[0-9]*/**/*")) if p.suffix in _FILES]
 
 
-def _sphinx(source, site, log):
-    """The builder's exit code; warnings are errors, and what it says is in the log."""
+def _only(source, notebooks):
+    """Leave the builder these pages alone."""
+    first, *others = [f"notebooks/{path.stem}" for path in notebooks]
+    chapters = "".join(f"\n  - file: {one}" for one in others)
+    (source / "_toc.yml").write_text(f"format: jb-book\nroot: {first}\n" + (f"chapters:{chapters}\n" if others else ""))
+    with open(source / "_config.yml", "a") as settings:
+        settings.write("\nonly_build_toc_files: true\n")
+
+
+def _sphinx(source, site, log, strict):
+    """The builder's exit code; what it says is in the log. strict: warnings are errors."""
     with open(log, "w") as text:
         return subprocess.run(
             [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", site,
-             "-W", "--keep-going", "-n", "-q"],
+             *["-W"] * strict, "--keep-going", "-n", "-q"],
             stdout=text, stderr=subprocess.STDOUT, env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
         ).returncode  # fmt: skip
 
