@@ -6,7 +6,7 @@ from toy_notebooks import write
 
 from xai_repro.errors import UnknownName
 from xai_repro.site import driver
-from xai_repro.site.book import page
+from xai_repro.site.page import page
 from xai_repro.study import profiles
 
 
@@ -25,9 +25,10 @@ def test_it_is_left_out_with_its_reason(here):
     (left / "old.csv").write_text("of an earlier run")
     (here / "results/photos/10_toy.parquet").write_text("of an earlier run")
     assert driver.run(profile="photos")
-    shown = page(nbformat.read(here / "results/photos/notebooks/10_toy.ipynb", as_version=4))
+    shown = page(nbformat.read(here / "results/photos/notebooks/10_toy.ipynb", as_version=4), "10_toy", here / "results/photos")
     reason = profiles.profile("photos")["lacks"]["boxes"]
-    assert shown.cells[0].source == f"# A page\n\nNot run with the profile `photos`: {reason}." and "Profile `photos`" in shown.cells[1].source and len(shown.cells) == 2
+    assert [cell.source for cell in shown.cells[:2]] == ["# A page", f"Not run with the profile `photos`: {reason}."]
+    assert "Profile `photos`" in shown.cells[2].source and len(shown.cells) == 3
     assert not left.exists() and not (here / "results/photos/10_toy.parquet").exists()
 
 
