@@ -145,7 +145,7 @@ def agreement(*ranks):
     named = [f"{metric.replace('-', ' ')} of {group}" for metric, group in found[firm][["metric", "group"]].itertuples(index=False)]
     many = "all of them" if firm.all() else firm.sum() or "none"
     text = f"The paper's order of the methods is compared with ours in {len(found)} columns of its tables. They agree by more than chance in {many}"
-    text += (f" ({listed(named)})" if named else "") + (f" and are opposed by more than chance in {against.sum()}" if against.any() else "")
+    text += (f" ({listed(named)})" if named and not firm.all() else "") + (f" and are opposed by more than chance in {against.sum()}" if against.any() else "")
     return f"{text}: Kendall's tau is {_between(found['tau'])}, " + (f"and {_between(asked)} would be needed." if len(asked) else "but so few methods are in any order by chance.")
 
 
