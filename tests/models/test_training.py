@@ -128,8 +128,9 @@ def test_shipped_networks_survive_being_masked(model):
 
 
 def test_trainings_in_words():
-    one = {"model": "a", "data set": "birds", "accuracy": 0.971, "median_top1_probability": 0.851}
-    other = {"model": "b", "data set": "scenes", "mean_average_precision": 0.95, "median_top1_probability": 0.7}
+    one = {"model": "a", "data set": "birds", "accuracy": 0.971, "median_top1_probability": 0.851, "n": 40}
+    other = {"model": "b", "data set": "scenes", "mean_average_precision": 0.95, "median_top1_probability": 0.7, "n": 30}
     assert said_of_trainings([one, other, one | {"accuracy": 0.989, "median_top1_probability": 0.854}]) == (
-        "a on birds: accuracy 0.97 to 0.99 in 2 trainings, median of the top-1 probability 0.85. b on scenes: mean average precision 0.95 in one training, median of the top-1 probability 0.70."
+        "a on birds: accuracy 0.971 to 0.989 on 40 test images in 2 trainings, median of the top-1 probability 0.85. "
+        "b on scenes: mean average precision 0.950 on 30 test images in one training, median of the top-1 probability 0.70."
     )

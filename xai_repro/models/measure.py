@@ -113,14 +113,14 @@ def said_of_trainings(measured):
     sentences = []
     for (model, data), rows in found.items():
         score = next(name for name in ("accuracy", "mean_average_precision") if name in rows[0])
-        ranges = (_range([row[name] for row in rows]) for name in (score, "median_top1_probability"))
         many = f"{len(rows)} trainings" if len(rows) > 1 else "one training"
-        sentences.append("{} on {}: {} {} in {}, median of the top-1 probability {}.".format(model, data, score.replace("_", " "), next(ranges), many, next(ranges)))
+        good, sure = _range([row[score] for row in rows], 3), _range([row["median_top1_probability"] for row in rows], 2)
+        sentences.append(f"{model} on {data}: {score.replace('_', ' ')} {good} on {rows[0]['n']} test images in {many}, median of the top-1 probability {sure}.")
     return " ".join(sentences)
 
 
-def _range(values):
-    low, high = (f"{value:.2f}" for value in (min(values), max(values)))
+def _range(values, digits):
+    low, high = (f"{value:.{digits}f}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
