@@ -83,8 +83,9 @@ def test_the_table_says_what_is_true_of_a_method(table):
     shown = which.shown(table)
     assert list(shown.columns) == ["forward passes", which.FAITHFUL, "note"]
     assert shown.index[0] == "random" and shown.index[-1] == "rise"
-    assert shown["note"][["random", "guided-backprop", "rise", "lift-cam"]].tolist() == ["control", "fails the sanity check", "8 images", ""]
-    assert shown[which.FAITHFUL]["score-cam"].endswith(" *") and not shown[which.FAITHFUL]["lift-cam"].endswith(" *")
+    notes = ["control", "fails the sanity check, near by average-drop-in-deletion", "8 images", ""]
+    assert shown["note"][["random", "guided-backprop", "rise", "lift-cam"]].tolist() == notes
+    assert shown["note"][["score-cam", "grad-cam"]].tolist() == ["best by average-drop-in-deletion", "near by average-drop-in-deletion"]
 
 
 def test_the_figure_marks_what_is_no_method_and_says_what_it_shows(table, tmp_path):

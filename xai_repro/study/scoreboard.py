@@ -129,10 +129,11 @@ def html(checked, places, lines, root=""):
 
 def _row(paper, part, places, lines, root):
     counts = part["outcome"].value_counts()
-    found = ", ".join(f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts)
+    found = ", ".join(f"{counts[outcome]} {WORDS[outcome][int(counts[outcome] > 1)]}" for outcome in OUTCOMES if outcome in counts and outcome not in OPEN)
+    count = f"{len(part)} claims" + (f": {found}" if found else "")
     name, tiles = escape(papers()[paper]["name"]), "".join(_tile(row, places, root) for row in part.to_dict("records"))
     return (
-        f'<div class="xr-paper">\n<p class="xr-name"><a href="{root}papers/{paper}.html">{name}</a> <span>{len(part)} claims: {found}</span></p>\n'
+        f'<div class="xr-paper">\n<p class="xr-name"><a href="{root}papers/{paper}.html">{name}</a> <span>{count}</span></p>\n'
         f'<ul class="xr-tiles" aria-label="Claims of {name}">\n{tiles}</ul>\n<p class="xr-run">{escape(" ".join(lines[:2]))}</p>\n</div>\n'
     )
 

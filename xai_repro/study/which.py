@@ -133,10 +133,12 @@ def shown(table):
     """One row per method, of one data set and network: what it costs, its means with their intervals, and what is true of it."""
     found = {}
     for row in table.to_dict("records"):
-        notes = [words for key, words in (("control", "control"), ("unmoved", "fails the sanity check"), ("few", f"{row['n']} images")) if row[key]]
-        one = found.setdefault(row["method"], {"forward passes": passes(row["cost"])})
-        one[row["metric"]] = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}){' *' if row['near'] else ''}"
-        one["note"] = ", ".join(notes)
+        one = found.setdefault(row["method"], {"forward passes": passes(row["cost"]), "note": {}})
+        one[row["metric"]] = f"{row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        true = [("control", "control"), ("unmoved", "fails the sanity check"), ("few", f"{row['n']} images"), ("best", f"best by {row['metric']}")]
+        one["note"] |= {words: None for key, words in [*true, ("near", f"near by {row['metric']}")] if row[key] and not (key == "near" and row["best"])}
+    for one in found.values():
+        one["note"] = ", ".join(one["note"])
     order = list(table.drop_duplicates("method").sort_values("cost", kind="stable")["method"])
     columns = ["forward passes", *dict.fromkeys(table["metric"]), "note"]
     return pd.DataFrame([found[name] for name in order], index=pd.Index(order, name="method"), columns=columns).fillna("")
