@@ -202,4 +202,4 @@ def test_two_tables_of_claims_on_a_page_have_each_outcome_in_its_own_class(tmp_p
 def test_a_claim_says_estimate_images_and_stand_ins(tmp_path):
     text = claims.show(outcomes("holds").assign(stands_in="mini-birds for cub, mini-vgg for vgg16"), tmp_path / "claims.csv").content["text/html"]
     assert '<td>0.5 <span class="xr-interval">(-0.25 to 1)</span></td>' in text and "24 images, 5 networks</span>" in text
-    assert text.endswith("Small: 95 % intervals. Stand-ins: mini-birds for cub, mini-vgg for vgg16.</p>")
+    assert text.endswith("Small: 95\u00a0% intervals. Stand-ins: mini-birds for cub, mini-vgg for vgg16.</p>")

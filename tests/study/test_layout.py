@@ -30,7 +30,7 @@ def test_a_metric_has_a_table_of_its_own():
     assert first.columns == [("ImageNet", "paper"), ("ImageNet", "ours"), ("VOC", "paper"), ("COCO", "paper"), ("VOC, COCO", "ours")]
     assert dict(first.rows)["LIFT-CAM"] == ["41.0", "**26.3** (26.3 to 26.3)", "**50.9**", "**52.6**", "**36.3** (36.3 to 36.3)"]
     assert dict(smalls[2].rows)["LIFT-CAM"][1] == "not run yet"
-    assert note == "Stand-ins: mini-birds for imagenet, mini-resnet for resnet50, mini-scenes for voc2007 and coco2014. 30 images, 1 network. Small: 95 % intervals."
+    assert note == "Stand-ins: mini-birds for imagenet, mini-resnet for resnet50, mini-scenes for voc2007 and coco2014. 30 images, 1 network. Small: 95\u00a0% intervals."
 
 
 def test_metrics_of_one_group_each_share_a_table():
@@ -76,7 +76,7 @@ def test_a_network_has_a_table_of_its_own_and_shares_are_in_percent():
     assert [one.title for one in smalls] == ["mini-birds, mini-vgg", "mini-birds, mini-resnet"]
     assert smalls[0].columns == [("average-drop (%) \u2193",), ("cosine-to \u2191",), ("milliseconds \u2193",)]
     assert dict(smalls[0].rows)["layer-cam"] == ["**25.0** (25.0 to 25.0)", "0.250 (0.250 to 0.250)", "**0.250** (0.250 to 0.250)"]
-    assert note == "1 image, 1 network. Small: 95 % intervals. \u2191: higher is better, \u2193: lower."
+    assert note == "1 image, 1 network. Small: 95\u00a0% intervals. \u2191: higher is better, \u2193: lower."
 
 
 def test_methods_without_a_number_are_named_once():
@@ -99,8 +99,18 @@ def test_networks_with_methods_of_their_own_share_a_table():
 
 
 def test_signs_come_last():
-    (one,), _ = layout.small(tables.summary(rows([0.5]).assign(negative=True)))
-    assert one.columns[-1] == ("map",) and one.rows[0][1][-1] == "\u00b1"
+    signed, unsigned = (rows([0.5], method=name).assign(negative=flag) for name, flag in (("lrp", True), ("cam", False)))
+    (one,), _ = layout.small(tables.summary(pd.concat([signed, unsigned])))
+    assert one.columns[-1] == ("map",) and [texts[-1] for _, texts in one.rows] == ["\u00b1", "\u2265 0"]
+
+
+def test_signs_that_are_the_same_are_said_once():
+    for flag, text in ((True, "Every method has maps with negative values."), (False, "No map has a negative value.")):
+        (one,), note = layout.small(tables.summary(rows([0.5]).assign(negative=flag)))
+        assert one.columns == [("average-drop (%) \u2193",)] and len(one.rows[0][1]) == 1 and note.endswith(text)
+    compared = tables.compare(table7({"lift-cam": 0.5}).assign(negative=False), "lift_cam", 7, column="/ Average")
+    (one,), note = layout.small(compared)
+    assert one.columns == [("paper",), ("ours",)] and note.endswith("No map has a negative value.")
 
 
 # -- any other --------------------------------------------------------------------------------------------------------
@@ -116,7 +126,7 @@ def test_an_interval_goes_with_its_number_and_constants_are_said_once():
     one, note = only(frame)
     assert (one.corner, one.columns) == ("part", [("effect",), ("flips",)])
     assert one.rows == [("beak", ["0.04 (-0.02 to 0.10)", "0"]), ("tail", ["1.26 (0.68 to 1.80)", "1"])]
-    assert note == "24 images, 5 networks. Small: 95 % intervals."
+    assert note == "24 images, 5 networks. Small: 95\u00a0% intervals."
 
 
 def test_means_of_shares_are_percent_and_other_numbers_are_not():
@@ -129,8 +139,8 @@ def test_means_of_shares_are_percent_and_other_numbers_are_not():
 
 
 @pytest.mark.parametrize(("numbers", "shown"), [
-    ([0.5, 0.25, np.nan], ["0.500", "0.250", ""]), ([1.0, 24.0], ["1", "24"]), ([44.98, 19.0], ["45.0", "19.0"]), ([1565.0, 0.002], ["1.56e+03", "0.002"]), ([True, False], ["yes", "no"]),
-    ([3, 1500], ["3", "1500"]), ([1565.4, 744.4], ["1565", "744"]),
+    ([0.5, 0.25, np.nan], ["0.500", "0.250", ""]), ([1.0, 24.0], ["1", "24"]), ([44.98, 19.0], ["45.0", "19.0"]), ([1565.0, 0.002], ["1565", "0.002"]), ([True, False], ["yes", "no"]),
+    ([3, 1500], ["3", "1500"]), ([939.04, 0.109], ["939.0", "0.1"]), ([16.4, 0.0461], ["16.40", "0.05"]), ([1565.4, 744.4], ["1565", "744"]),
 ])  # fmt: skip
 def test_digits_are_those_of_the_column(numbers, shown):
     one, _ = only(pd.DataFrame({"a": [*"xyz"[: len(numbers)]], "b": numbers}))

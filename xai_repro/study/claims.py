@@ -23,7 +23,7 @@ from xai_repro.errors import unknown
 from xai_repro.published import papers
 from xai_repro.store.files import writable
 from xai_repro.study import markup, records
-from xai_repro.study.notes import standing_in
+from xai_repro.study.notes import INTERVALS, standing_in
 from xai_repro.study.outcomes import Cells, decide, NotRun, TESTS
 from xai_repro.study.printed import on_paper
 from xai_repro.study.statistics import BY, checked_rows, TIME, with_run, with_time
@@ -161,7 +161,7 @@ def show(checked, path, caption=""):
         size = f"{claim['images']} images, {claim['networks']} network{'s' * (claim['networks'] != 1)}" if claim["images"] else ""
         rows.append((claim["outcome"], [f"{claim['claim']}\n{place}", claim["estimate (95 %)"], claim["paper's own numbers"], "\n".join(filter(None, [claim["detail"], size]))]))
     small = markup.Small("", "outcome", [("claim",), ("estimate",), ("paper's own numbers",), ("detail",)], rows)
-    estimates = "Small: 95 % intervals." if checked["estimate"].notna().any() else ""
+    estimates = INTERVALS if checked["estimate"].notna().any() else ""
     return displayed([small], " ".join(filter(None, [estimates, standing_in(checked["stands_in"])])), path, caption)
 
 

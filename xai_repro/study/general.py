@@ -5,7 +5,7 @@ import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from xai_repro.study.markup import Small
-from xai_repro.study.notes import counted, standing_in
+from xai_repro.study.notes import counted, INTERVALS, named, standing_in
 from xai_repro.study.statistics import NO_SHARES
 
 LONG = 8  # rows up to which several data sets and networks share a table
@@ -18,9 +18,11 @@ def smalls_of_any(table):
     said = []
     if "stands_in" in frame:
         said, frame = [standing_in(frame["stands_in"])], frame.drop(columns="stands_in")
+    if {"group", "metric"} <= set(frame) and all(map(named, frame["group"], frame["metric"])):
+        frame = frame.drop(columns="metric")
     texts = _texts(frame)
     same = [name for name in ("n", "networks") if name in frame and frame[name].nunique() == 1 and texts.shape[1] > 3]
-    said += [counted(frame[same])] + ["Small: 95 % intervals."] * any(_interval_of(name, list(frame)) for name in frame)
+    said += [counted(frame[same])] + [INTERVALS] * any(_interval_of(name, list(frame)) for name in frame)
     texts = texts.drop(columns=same)
     where = [name for name in ("paper", "dataset", "model") if name in texts and texts.shape[1] > 4]
     parts = [((), texts)]
@@ -67,14 +69,17 @@ def _with_bounds(text, *bounds):
 
 
 def _column(frame, form=""):
-    """Rows of texts, of all columns of a frame in one format: by default the digits that the largest needs to show three, or three of each where some would vanish."""
+    """Rows of texts, of all columns of a frame in one format: by default as many digits as its largest number needs to show three and its smallest to show one, at most three."""
     if not all(is_numeric_dtype(one) and not is_bool_dtype(one) for one in frame.dtypes):
         return [tuple(map(_word, row)) for row in frame.itertuples(index=False, name=None)]
     size = np.abs(frame.to_numpy(float))
     size = size[np.isfinite(size) & (size > 0)]
-    digits = int(np.clip(3 - np.ceil(np.log10(size.max())), 0, 3)) if len(size) and (size % 1).any() else 0
-    form = form or (f".{digits}f" if not len(size) or size.min() >= 0.5 * 10.0**-digits else ".3g")
-    return [tuple("" if pd.isna(value) else f"{value:{form}}" for value in row) for row in frame.to_numpy(float)]
+    digits = 0
+    if (size % 1).any():
+        digits = int(max(0, 3 - np.ceil(np.log10(size.max())), min(2, np.ceil(-np.log10(size.min())))))
+    vanishes = len(size) and size.min() < 0.5 * 10.0 ** -min(digits, 3)
+    form = form or (".3g" if vanishes else f".{min(digits, 3)}f")
+    return [tuple("" if pd.isna(value) else f"{value:{form if abs(value) < 1000 or form != '.3g' else '.0f'}}" for value in row) for row in frame.to_numpy(float)]
 
 
 def _word(value):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from xai_repro.study.general import smalls_of_any
 from xai_repro.study.markup import Small
-from xai_repro.study.notes import counted, standing_in
+from xai_repro.study.notes import counted, INTERVALS, named, standing_in
 from xai_repro.study.statistics import checked_rows, EMPTY, higher_is_better, NO_SHARES
 
 COMPARED = [
@@ -57,7 +57,7 @@ def _beside(compared, bold):
     alike = {key: [other for other, part in groups.items() if _same_ours(part, groups[key])] for key in groups}
     for (group, metric), part in groups.items():
         digits, same = part["printed"].map(_decimals).max(), alike[group, metric]
-        direction, name, named = higher_is_better(metric), tuple(group.split(" / ")), _together([name for name, _ in same])
+        direction, name, both = higher_is_better(metric), tuple(group.split(" / ")), _together([name for name, _ in same])
         for cell in part.to_dict("records"):
             row = rows.setdefault(cell["heading"], {("map",): ""})
             row["map",] = sign_of(cell, row["map",])
@@ -66,8 +66,8 @@ def _beside(compared, bold):
                 continue
             missing = pd.isna(cell["ours"])
             ours = cell["status"].split(":")[0] if missing else f"{cell['ours']:.{digits}f}"
-            row[*named, "ours"] = _shown(ours, *_with_maps(cell, part, "ours"), direction, digits, bold)
-            row[*named, "95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
+            row[*both, "ours"] = _shown(ours, *_with_maps(cell, part, "ours"), direction, digits, bold)
+            row[*both, "95 %"] = "" if missing else f"{cell['low']:.{digits}f} to {cell['high']:.{digits}f}"
     return rows
 
 
@@ -92,8 +92,9 @@ def _beside_smalls(compared):
     compared = checked_rows(compared, COMPARED, "what `compare` returns")
     smalls = [_beside_small(compared[[key in chunk for key in zip(compared["group"], compared["metric"])]]) for chunk in _chunks(compared)]
     arrows = "\u2191: higher is better, \u2193: lower." if any(arrow in str(one.columns) for one in smalls for arrow in "\u2191\u2193") else ""
-    said = [standing_in(compared["stands_in"]), counted(compared[compared["n"] > 0]), "Small: 95 % intervals." * bool(compared["ours"].notna().any()), arrows]
-    return smalls, " ".join(filter(None, said))
+    said = [standing_in(compared["stands_in"]), counted(compared[compared["n"] > 0]), INTERVALS * bool(compared["ours"].notna().any()), arrows]
+    smalls, signs = _signs_once(smalls)
+    return smalls, " ".join(filter(None, [*said, signs]))
 
 
 def _chunks(compared):
@@ -137,8 +138,7 @@ def _title(metrics, common, unit):
     said = " / ".join(common)
     if len(metrics) > 1:
         return said + unit
-    named = said.lower().startswith(metrics[0].replace("-", " "))
-    return (said if named else f"{metrics[0]}: {said}" if said else metrics[0]) + unit + _WORDS[higher_is_better(metrics[0])]
+    return (said if named(said, metrics[0]) else f"{metrics[0]}: {said}" if said else metrics[0]) + unit + _WORDS[higher_is_better(metrics[0])]
 
 
 def _with_interval(row, key):
@@ -162,6 +162,15 @@ def _shown(text, value, values, direction, digits, bold):
     if direction is None or pd.isna(value) or len(values) < 2:
         return text
     return bold.format(text) if round(value, digits) == (values.max() if direction else values.min()) else text
+
+
+def _signs_once(smalls):
+    """Small tables without their last column, the signs of maps, where these are all the same; and a sentence that says so."""
+    signs = {texts[-1] for one in smalls for _, texts in one.rows if one.columns[-1] == ("map",)} - {""}
+    if len(signs) != 1:
+        return smalls, ""
+    smalls = [one if one.columns[-1] != ("map",) else one._replace(columns=one.columns[:-1], rows=[(name, texts[:-1]) for name, texts in one.rows]) for one in smalls]
+    return smalls, {"\u00b1": "Every method has maps with negative values."}.get(*signs, "No map has a negative value.")
 
 
 # -- a summary --------------------------------------------------------------------------------------------------------
@@ -211,7 +220,8 @@ def _summary_smalls(summarised):
         part, without = _without_silent(part.drop(columns=where))
         silent |= without
         smalls += _place_smalls(", ".join(place), part) if len(part) else []
-    said = [counted(summarised[summarised["mean"].notna()]), "Small: 95 % intervals.", "\u2191: higher is better, \u2193: lower."]
+    smalls, signs = _signs_once(smalls)
+    said = [counted(summarised[summarised["mean"].notna()]), INTERVALS, "\u2191: higher is better, \u2193: lower.", signs]
     return smalls, " ".join(filter(None, [*said, f"No number: {'; '.join(silent)}." if silent else ""]))
 
 

@@ -51,11 +51,12 @@ def _td(text):
 
 def _head(small):
     """The headings, level by level: equal neighbours are one, and what has fewer levels is as high as the others."""
-    depth = max((len(column) for column in small.columns), default=1)
+    depth, words = max((len(column) for column in small.columns), default=1), {column for n, column in enumerate(small.columns) if _in_words([row[n] for _, row in small.rows])}
     levels = []
     for level in range(depth):
         cells = [_th(small.corner, 1, depth)] if level == 0 else []
-        cells += [_th(start[-1], many, depth - parts + 1 if len(start) == 1 else 1) for (start, parts), many in _neighbours(small.columns, level, depth)]
+        for (start, parts), many in _neighbours(small.columns, level, depth):
+            cells.append(_th(start[-1], many, depth - parts + 1 if len(start) == 1 else 1, len(start) == parts and start in words))
         levels.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join(levels)
 
@@ -76,8 +77,13 @@ def _neighbours(columns, level, depth):
     return found
 
 
-def _th(text, across, down):
-    spans = f' colspan="{across}"' * (across > 1) + f' rowspan="{down}"' * (down > 1)
+def _in_words(texts):
+    """Whether a column holds words, and no number."""
+    return any(texts) and not any(text and _SHOWN.fullmatch(text) for text in texts)
+
+
+def _th(text, across, down, words=False):
+    spans = ' class="xr-text"' * words + f' colspan="{across}"' * (across > 1) + f' rowspan="{down}"' * (down > 1)
     return f'<th scope="col{"group" if across > 1 else ""}"{spans}>{escape(text, quote=False)}</th>'
 
 

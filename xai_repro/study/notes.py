@@ -1,5 +1,7 @@
 """What a table has in common, said once under it."""
 
+INTERVALS = "Small: 95\u00a0% intervals."
+
 
 def standing_in(column):
     """Which data and networks stood in for a paper's, in one sentence: "mini-birds for imagenet, mini-scenes for voc2007 and coco2014 stand in."."""
@@ -25,3 +27,8 @@ def counted(table):
 def _span(numbers, name):
     low, high = int(numbers.min()), int(numbers.max())
     return f"{low} {name}{'s' * (low != 1)}" if low == high else f"{low} to {high} {name}s"
+
+
+def named(heading, metric):
+    """Whether a printed heading has a part that begins with the name of a metric: "VOC / Average Drop (%)" has that of average-drop."""
+    return any(part.lower().startswith(metric.replace("-", " ")) for part in heading.split(" / "))

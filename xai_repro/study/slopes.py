@@ -5,6 +5,7 @@ from textwrap import wrap
 from matplotlib.figure import Figure
 
 from xai_repro.study.figures import COLOURS, MARKERS, styled
+from xai_repro.study.notes import named
 from xai_repro.study.statistics import checked_rows, higher_is_better
 
 ALONE, PAIR = (4.6, 10), (7, 13)  # width in inches and points of text, so that text has nine pixels on a phone: of one panel, of two to a row
@@ -42,8 +43,8 @@ def slopes(compared):
 
 
 def _head(group, metric, width):
-    named = group.lower().startswith(metric.replace("-", " ")) or group == metric
-    return "\n".join(wrap(f"{group if named else f'{metric}: {group}' if group else metric} {_ARROWS[higher_is_better(metric)]}", width))
+    name = group if named(group, metric) or group == metric else f"{metric}: {group}" if group else metric
+    return "\n".join(wrap(f"{name}\u00a0{_ARROWS[higher_is_better(metric)]}", width))
 
 
 def _draw(axis, part, head, names, direction, size):
@@ -61,13 +62,13 @@ def _draw(axis, part, head, names, direction, size):
     axis.set_title(head, fontsize=size, loc="left", parse_math=False)
     for place, (before, cell) in enumerate(ours.iterrows()):
         number, at = colours[cell["heading"]], 1.06 + step * place
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        colour, marker = COLOURS[number % len(COLOURS)], _marker(number)
         axis.plot([0, 1], [before, place], color=colour, marker=marker, markersize=6, linewidth=1.8, clip_on=False)
         first, last = places(ours, cell, direction)
         axis.fill_between([at, at + 0.7 * step], first - 0.3, last + 0.3, color=colour, alpha=0.3, linewidth=0)
         axis.plot([at, at + 0.7 * step], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
     for before, cell in printed[printed["ours"].isna()].iterrows():
-        axis.plot(0, before, MARKERS[colours[cell["heading"]] % len(MARKERS)], color="0.5", markersize=6, clip_on=False)
+        axis.plot(0, before, _marker(colours[cell["heading"]]), color="0.5", markersize=6, clip_on=False)
     digits = max((len(text.partition(".")[2].rstrip("%*")) for text in part["printed"]), default=1)
     right = axis.secondary_yaxis("right")
     right.set_yticks(range(len(ours)), [f"{value:.{digits}f}" for value in ours["ours"]], fontsize=size)
@@ -77,6 +78,11 @@ def _draw(axis, part, head, names, direction, size):
         axis.text(0.77, len(printed) - 0.5, f"not run yet: {missing} of {len(printed)}", ha="center", va="bottom", fontsize=size, color="0.35")
     listed = [", ".join(some["heading"]) for some in (printed, ours)]
     return f"{' '.join(head.split())}: in the paper, from the best, {listed[0]}; ours {listed[1] or 'not run yet'}."
+
+
+def _marker(number):
+    """Another marker where colours begin again."""
+    return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
 
 
 def places(ours, cell, direction):
