@@ -11,7 +11,7 @@ def test_headings_of_two_levels():
     head = re.search(r"<thead>\n(.*)\n</thead>", html([TWO]), re.S)[1].split("\n")
     assert head == [
         '<tr><th scope="col" rowspan="2">method</th><th scope="colgroup" colspan="2">VOC</th><th scope="col">COCO</th><th scope="col" rowspan="2">map</th></tr>',
-        '<tr><th scope="col">paper</th><th scope="col">ours</th><th scope="col">paper</th></tr>',
+        '<tr><th scope="col">paper</th><th scope="col">ours</th><th scope="col" class="xr-text">paper</th></tr>',
     ]
 
 
@@ -43,6 +43,7 @@ def test_outcomes_have_their_own_classes():
     texts = {"\u2713 holds": "holds", "\u2717 fails": "fails", "? undecided": "undecided", "\u2260 not comparable": "other", "\u2013 not run yet": "other", "\u2713 12 of 12": "holds"}
     for text, name in texts.items():
         assert cell(text) == f'<span class="xr-{name}">{text}</span>'
+    assert cell("holds") == '<span class="xr-holds">holds</span>' and cell("fails") == '<span class="xr-fails">fails</span>' and cell("holds water") == "holds water"
     assert cell("\u2013") == "\u2013" and cell("?") == "?"
 
 

@@ -69,14 +69,14 @@ def _with_bounds(text, *bounds):
 
 
 def _column(frame, form=""):
-    """Rows of texts, of all columns of a frame in one format: by default as many digits as its largest number needs to show three and its smallest to show one, at most three."""
+    """Rows of texts, of all columns of a frame in one format: by default its largest number shows three digits and its smallest two, if two decimals are enough."""
     if not all(is_numeric_dtype(one) and not is_bool_dtype(one) for one in frame.dtypes):
         return [tuple(map(_word, row)) for row in frame.itertuples(index=False, name=None)]
     size = np.abs(frame.to_numpy(float))
     size = size[np.isfinite(size) & (size > 0)]
     digits = 0
     if (size % 1).any():
-        digits = int(max(0, 3 - np.ceil(np.log10(size.max())), min(2, np.ceil(-np.log10(size.min())))))
+        digits = int(max(0, 3 - np.ceil(np.log10(size.max())), min(2, np.ceil(1 - np.log10(size.min())))))
     vanishes = len(size) and size.min() < 0.5 * 10.0 ** -min(digits, 3)
     form = form or (".3g" if vanishes else f".{min(digits, 3)}f")
     return [tuple("" if pd.isna(value) else f"{value:{form if abs(value) < 1000 or form != '.3g' else '.0f'}}" for value in row) for row in frame.to_numpy(float)]

@@ -98,7 +98,9 @@ def _beside_smalls(compared):
 
 
 def _chunks(compared):
-    by_metric = {metric: list(part.drop_duplicates("group")[["group", "metric"]].itertuples(index=False, name=None)) for metric, part in compared.groupby("metric", sort=False)}
+    by_metric = {}
+    for group, metric in compared[["group", "metric"]].drop_duplicates().itertuples(index=False, name=None):
+        by_metric.setdefault(metric, []).append((group, metric))
     if max(map(len, by_metric.values())) == 1:
         return divided([groups[0] for groups in by_metric.values()], GROUPS)
     chunks = []
@@ -128,9 +130,11 @@ def _beside_small(compared):
     signs = {name: row["map",] for name, row in rows.items()}
     columns = [key[common:] for key in keys]
     if len(metrics) > 1:
-        columns = [(*key[common:-2], key[-2] + _ARROWS[direction.get(" / ".join(key[:-1]))], key[-1]) if len(key) > common + 1 else key[common:] for key in keys]
-    title = _title(metrics, names[0][:common], unit)
-    return Small(title, "method", [*columns, *[("map",)] * any(signs.values())], [(name, [*row, *[signs[name]] * any(signs.values())]) for name, row in texts.items()])
+        arrows = [_ARROWS[direction.get(" / ".join(key[:-1]))] for key in keys]
+        columns = [(*key[:-2], key[-2] + arrow, key[-1]) if len(key) > 1 else key for key, arrow in zip(columns, arrows)]
+    if any(signs.values()):
+        columns, texts = [*columns, ("map",)], {name: [*row, signs[name]] for name, row in texts.items()}
+    return Small(_title(metrics, names[0][:common], unit), "method", columns, list(texts.items()))
 
 
 def _title(metrics, common, unit):
@@ -169,8 +173,8 @@ def _signs_once(smalls):
     signs = {texts[-1] for one in smalls for _, texts in one.rows if one.columns[-1] == ("map",)} - {""}
     if len(signs) != 1:
         return smalls, ""
-    smalls = [one if one.columns[-1] != ("map",) else one._replace(columns=one.columns[:-1], rows=[(name, texts[:-1]) for name, texts in one.rows]) for one in smalls]
-    return smalls, {"\u00b1": "Every method has maps with negative values."}.get(*signs, "No map has a negative value.")
+    shorter = [one._replace(columns=one.columns[:-1], rows=[(name, texts[:-1]) for name, texts in one.rows]) for one in smalls]
+    return [less if one.columns[-1] == ("map",) else one for one, less in zip(smalls, shorter)], {"\u00b1": "Every method has maps with negative values."}.get(*signs, "No map has a negative value.")
 
 
 # -- a summary --------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ Small = namedtuple("Small", "title corner columns rows")
 OUTCOMES = {"\u2713": "xr-holds", "\u2717": "xr-fails", "?": "xr-undecided", "\u2260": "xr-other", "\u2013": "xr-other"}
 _NUMBER = r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?"
 _SHOWN = re.compile(rf"(\*\*)?({_NUMBER}(?: ?[%*]| of \d+)?)(?:\*\*)?(?: \(({_NUMBER}) to ({_NUMBER})\))?(?:, (.*))?")
-_OUTCOME = re.compile(f"([{''.join(OUTCOMES)}]) \\S.*")
+_WORDS = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided"}
+_OUTCOME = re.compile(f"([{''.join(OUTCOMES)}]) \\S.*|{'|'.join(_WORDS)}")
 
 
 def html(smalls, note=""):
@@ -34,7 +35,7 @@ def cell(text):
     first, *others = escape(text, quote=False).split("\n")
     first = re.sub(r"^\*\*(.*)\*\*$", r"<b>\1</b>", first)
     if sign := _OUTCOME.fullmatch(first):
-        first = f'<span class="{OUTCOMES[sign[1]]}">{first}</span>'
+        first = f'<span class="{OUTCOMES[sign[1]] if sign[1] else _WORDS[first]}">{first}</span>'
     return " ".join([first, *(f'<span class="xr-small">{line}</span>' for line in others)])
 
 
@@ -51,7 +52,8 @@ def _td(text):
 
 def _head(small):
     """The headings, level by level: equal neighbours are one, and what has fewer levels is as high as the others."""
-    depth, words = max((len(column) for column in small.columns), default=1), {column for n, column in enumerate(small.columns) if _in_words([row[n] for _, row in small.rows])}
+    depth = max((len(column) for column in small.columns), default=1)
+    words = {column for n, column in enumerate(small.columns) if _in_words([row[n] for _, row in small.rows])}
     levels = []
     for level in range(depth):
         cells = [_th(small.corner, 1, depth)] if level == 0 else []
