@@ -31,6 +31,11 @@ def test_the_same_order_has_level_lines():
     assert figure.alt == f"Increase in Confidence (%) / Average \u2191: in the paper, from the best, {', '.join(PRINTED)}; ours {', '.join(PRINTED)}."
 
 
+def test_the_orders_are_told_to_who_does_not_see_them(tmp_path):
+    figure = plots.slopes(compared())
+    assert plots.show(figure, tmp_path / "a.svg").about["alt"] == figure.alt
+
+
 def test_the_reversed_order_crosses():
     figure = plots.slopes(compared({name: -value for name, value in LIFT.items()}))
     assert lines(figure.axes[0]) == {n: 5 - n for n in range(6)} and figure.alt.endswith(f"ours {', '.join(PRINTED[::-1])}.")
