@@ -155,13 +155,18 @@ def test_agreement_follows_the_rows():
 def test_claims_are_counted_and_those_that_fail_are_quoted():
     text = said.claims(checked("holds", "holds", "fails", "undecided", "not run yet", "not comparable"))
     assert text == (
-        "Of the 5 claims tested here 2 hold, 1 fails, 1 is undecided at this size and 1 cannot be compared here (20 to 25 images, 5 networks). Not true here: \u201c2: It is so\u201d. "
+        "Of the 5 claims tested here 2 hold, 1 fails, 1 is undecided at this size and 1 is about a time, for the paper's networks and sizes alone to decide (20 to 25 images, 5 networks). Not true here: \u201c2: It is so\u201d. "
         "Stand-ins: mini-birds for imagenet, mini-vgg for vgg16."
     )
     assert "4 fail" in said.claims(checked(*["fails"] * 4, "holds")) and "Not true here" not in said.claims(checked(*["fails"] * 4, "holds"))
     assert said.claims(checked("undecided", "undecided", stands_in="")) == "Both claims tested here are undecided at this size (20 to 21 images, 5 networks)."
     assert said.claims(checked("undecided", stands_in="")) == "The claim tested here, \u201c0: It is so\u201d, is undecided at this size (20 images, 5 networks)."
     assert said.claims(checked("not run yet")) == said.claims(checked()) == "The paper's claims about this ask for more than this profile runs."
+
+
+def test_repetitions_of_a_time_are_no_images():
+    text = said.claims(checked("not comparable", "not comparable", stands_in="").assign(id="collection-2-time-score"))
+    assert text == "Both claims tested here are about times, for the paper's networks and sizes alone to decide."
 
 
 def test_claims_follow_the_rows():

@@ -7,6 +7,7 @@ called a stand-in. Every function returns text for a page, "" where there is not
 import pandas as pd
 
 from xai_repro.study import notes
+from xai_repro.study.claims import about_time
 from xai_repro.study.outcomes import better, Cells, LEAST_IMAGES
 from xai_repro.study.statistics import BY, checked_rows, EMPTY, higher_is_better, is_control, NO_SHARES, with_run
 from xai_repro.study.tables import ON_PHOTOGRAPHS, STANDS_IN
@@ -162,20 +163,21 @@ def claims(checked):
     checked = tested(checked)
     if checked.empty:
         return "The paper's claims about this ask for more than this profile runs."
-    counts, size = checked["outcome"].value_counts(), sized(checked)
+    counts, measured = checked["outcome"].value_counts(), checked[~about_time(checked)]
+    size = f" ({sized(measured)})" if len(measured) else ""  # that of a time is its repetitions
     quoted = [f"\u201c{says.rstrip('.')}\u201d" for says in (checked if len(checked) == 1 else checked[checked["outcome"] == "fails"])["says"]]
     if len(checked) == 1:
-        return f"The claim tested here, {quoted[0]}, {_OUTCOMES[checked['outcome'].iat[0]][0]} ({size}). {stand_ins(checked)}".rstrip()
+        return f"The claim tested here, {quoted[0]}, {_OUTCOMES[checked['outcome'].iat[0]][0]}{size}. {stand_ins(checked)}".rstrip()
     told = [f"{counts[outcome]} {_OUTCOMES[outcome][int(counts[outcome] > 1)]}" for outcome in _OUTCOMES if outcome in counts]
     every = "Both" if len(checked) == 2 else f"All {len(checked)}"
     first = f"{every} claims tested here {told[0].partition(' ')[2]}" if len(told) == 1 else f"Of the {len(checked)} claims tested here {listed(told, most=9)}"
     failing = f"Not true here: {'; '.join(quoted)}." if 0 < len(quoted) <= NAMED else ""
-    return " ".join(filter(None, [f"{first} ({size}).", failing, stand_ins(checked)]))
+    return " ".join(filter(None, [f"{first}{size}.", failing, stand_ins(checked)]))
 
 
 _OUTCOMES = {  # of one, of several
     "holds": ("holds", "hold"), "fails": ("fails", "fail"), "undecided": ("is undecided at this size", "are undecided at this size"),
-    "not comparable": ("cannot be compared here", "cannot be compared here"),
+    "not comparable": ("is about a time, for the paper's networks and sizes alone to decide", "are about times, for the paper's networks and sizes alone to decide"),
 }  # fmt: skip
 
 
