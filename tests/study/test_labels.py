@@ -40,7 +40,7 @@ def test_a_crowd_keeps_apart():
     for text, box in zip(axis.texts, found):  # no line to a name crosses another
         if text.arrow_patch:
             way = np.linspace(spot := axis.transData.transform(text.xy), np.clip(spot, box.min, box.max), 50)
-            assert not any(other.contains(*point) for other in found if other is not box for point in way)
+            assert not any(other.padded(-1.5).contains(*point) for other in found if other is not box for point in way)
     frame = axis.get_window_extent(renderer)
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in found)
 
