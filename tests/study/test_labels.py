@@ -28,15 +28,19 @@ def words_only(text, renderer):
 
 
 def test_a_crowd_keeps_apart():
-    points = np.random.default_rng(0).uniform(0.2, 0.7, (25, 2))
+    points = np.random.default_rng(0).uniform(0.2, 0.7, (40, 2))
     axis = axis_with(points)
-    written = beside(axis, points, [f"method-{i}" for i in range(25)])
+    written = beside(axis, points, [f"method-{i}" for i in range(40)])
     renderer = FigureCanvasAgg(axis.figure).get_renderer()
     found = [words_only(text, renderer) for text in axis.texts]
     assert len(found) == len(written) >= 12 and written[0].startswith("method-0")
     assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[:i])
     spots = axis.transData.transform(points)
     assert not any(box.contains(*spot) for box in found for spot in spots)
+    for text, box in zip(axis.texts, found):  # no line to a name crosses another
+        if text.arrow_patch:
+            way = np.linspace(spot := axis.transData.transform(text.xy), np.clip(spot, box.min, box.max), 50)
+            assert not any(other.padded(-1.5).contains(*point) for other in found if other is not box for point in way)
     frame = axis.get_window_extent(renderer)
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in found)
 

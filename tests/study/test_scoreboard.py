@@ -93,16 +93,17 @@ def test_the_status_says_what_stood_in_and_what_is_missing(tmp_path):
     metadata = {"xai_repro": {"makes": ["clam 1", "clam 2", "clam 3"]}}  # 2: a table of another kind, 3: without a number of ours
     (tmp_path / "notebooks/40_clam_pointing.ipynb").write_text(json.dumps({"cells": [], "metadata": metadata}))
     (tmp_path / "40_clam_pointing").mkdir()
-    table = pd.DataFrame({"table": ["1", "1", "3", "4"], "ours": [0.5, None, None, 0.2], "stands_in": ["mini-birds for imagenet", "", "", ""]})
-    table.assign(paper_key="clam").to_parquet(tmp_path / "40_clam_pointing/table.parquet")
+    table = pd.DataFrame({"table": ["1", "1", "3", "4", "4"], "ours": [0.5, None, None, 0.2, 0.1], "stands_in": ["a for b", "", "", "", "a for b"]})
+    table = pd.concat([table.assign(paper_key="clam"), table[3:4].assign(paper_key="lfi_cam", table="1")])
+    table.to_parquet(tmp_path / "40_clam_pointing/table.parquet")
     some = [("clam", "holds", STOOD), ("clam", "fails", f"{STOOD}, mini-vgg for vgg19"), ("clam", "not run yet", ""), ("clam", "not comparable", "")]
     rows = checked(*some, ("lfi_cam", "undecided", ""))
     found = scoreboard.status(rows, tmp_path)
     assert found["clam"] == [
-        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 1 on original data, 2 on stand-ins, 1 not run yet.",
+        "Claims: 2 on stand-ins, 1 not run yet, 1 not comparable.", "Printed tables: 3 on stand-ins, 1 not run yet.",
         "Stand-ins: mini-birds for imagenet; mini-vgg for vgg16 and vgg19.",
     ]  # fmt: skip
-    assert found["lfi_cam"] == ["Claims: 1 on original data.", "Printed tables: 1 not run yet."]
+    assert found["lfi_cam"] == ["Claims: 1 on original data.", "Printed tables: 1 on original data."]
 
 
 @pytest.mark.parametrize("stood, words", [(STOOD, "None was tested on the paper's own data"), ("", "1 was tested on the paper's own data")])

@@ -20,18 +20,19 @@ def beside(axis, points, names, size=9):
     labels, lines = np.empty((0, 4)), np.empty((0, 2))
     marks = np.hstack([spots - _POINT * unit, spots + _POINT * unit])
     for spot, name in _together(spots, names, _SAME * unit):
-        text = axis.annotate(name, axis.transData.inverted().transform(spot), (0, 0), textcoords="offset points", fontsize=size, parse_math=False)
+        look = {"textcoords": "offset points", "va": "bottom", "fontsize": size, "parse_math": False}
+        text = axis.annotate(name, axis.transData.inverted().transform(spot), (0, 0), **look)
         box = text.get_window_extent(renderer)
         text.remove()
         for place in _places(spot, box.width, box.height, unit):
-            way = np.linspace(spot, np.clip(spot, place[:2], place[2:]), 20)
+            way = np.linspace(spot, np.clip(spot, place[:2], place[2:]), 100)
             if _inside(place, frame) and not (_over(place, marks) or _over(place, labels) or _holds(labels, way) or _holds(place[None], lines)):
                 break
         else:
             continue
         far = np.linalg.norm(way[-1] - spot) > (NEAR + 3) * unit
         line = {"arrowstyle": "-", "color": "0.55", "linewidth": 0.6, "shrinkA": 0, "shrinkB": _POINT} if far else None
-        axis.annotate(name, text.xy, (place[:2] - spot) / unit, textcoords="offset points", fontsize=size, parse_math=False, arrowprops=line)
+        axis.annotate(name, text.xy, (place[:2] - spot) / unit, arrowprops=line, **look)
         labels = np.vstack([labels, place])
         lines = np.vstack([lines, way]) if far else lines
         written.append(name)
