@@ -1,5 +1,6 @@
 """Executed notebooks, and nbval over them: for the tests of the stored outputs, of which each process takes some notebooks."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from xai_repro.site import driver
+from xai_repro.site import driver, places
+from xai_repro.site.preload import ADDRESS, command as command_of_kernel, preloaded
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -55,9 +57,15 @@ def nbval(folder):
                "--nbval-sanitize-with", folder / "nbval.cfg",
                "--rootdir", folder, "-c", folder / "pytest.ini", *with_tables(folder)]  # fmt: skip
     (folder / "nbval.cfg").write_text(VOLATILE)
+    kernel = folder / "jupyter/kernels/python3/kernel.json"
+    kernel.parent.mkdir(parents=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
     shutil.copyfile(ROOT / "tests/conftest.py", folder / "conftest.py")
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | dict.fromkeys(THREADS, "1"))
+    environment = os.environ | dict.fromkeys(THREADS, "1") | {"JUPYTER_PATH": str(folder / "jupyter")}
+    with places.private() as sockets, preloaded(sockets, environment, len(with_tables(folder))) as environment:
+        argv = command_of_kernel(environment[ADDRESS], "{connection_file}") if ADDRESS in environment else [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
 
 
 def check_cells(place):

@@ -18,6 +18,7 @@ from xai_repro.errors import like, unknown, whole_number
 from xai_repro.site import places
 from xai_repro.site.execute import check, inspect
 from xai_repro.site.pipeline import digest, lock, make, problem, settings_are, unchanged, written
+from xai_repro.site.preload import preloaded
 from xai_repro.store import progress
 from xai_repro.store.files import path_of, whole, writable
 from xai_repro.study import cluster
@@ -63,9 +64,9 @@ def run(notebooks=None, profile="mini", parameters=None, results="results", jobs
         writable(place / "logs" / f"{path.stem}.log")
     if scheduler:
         cluster.check(scheduler)
-    with lock(place), places.private() as sockets:
+    with lock(place), places.private() as sockets, preloaded(sockets, _environment(jobs, sockets, scheduler), len(chosen)) as environment:
         _sweep(place)
-        library, environment = library_hash(), _environment(jobs, sockets, scheduler)
+        library = library_hash()
         tasks = [_task(path, place, profile, parameters, chosen, folder, library, environment) for path in chosen]
         failed, _ = make(tasks, place / ".doit.db", jobs)
     for name, why in failed.items():

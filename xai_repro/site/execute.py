@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 from xai_repro.errors import short, unknown
+from xai_repro.site import preload
 
 RESERVED = ("profile", "results")  # the driver sets these in every notebook
 _TYPES = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,), "list": (list, tuple)}
@@ -97,6 +98,10 @@ def _manager():
     class Files(AsyncKernelManager):
         def __init__(self, **settings):
             super().__init__(transport="ipc", ip=os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "k"), **settings)
+
+        def format_kernel_cmd(self, extra_arguments=None):
+            address = os.environ.get(preload.ADDRESS)
+            return preload.command(address, self.connection_file) if address else super().format_kernel_cmd(extra_arguments)
 
     return Files
 
