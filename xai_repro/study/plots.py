@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from xai_repro.data import denormalize, View
-from xai_repro.registry import method_info
+from xai_repro.registry import method_info, methods as known_methods
 from xai_repro.study.figures import COLOURS, MARKERS, save, show, styled  # noqa: F401 - save and show are part of plots to callers
 from xai_repro.study.slopes import slopes  # noqa: F401 - part of plots to callers
-from xai_repro.study.statistics import EMPTY, higher_is_better
+from xai_repro.study.statistics import EMPTY, higher_is_better, is_control
 
 HEAT, DIVERGING = "inferno", "RdBu_r"  # perceptually uniform; zero in the middle, in white
 WIDTH = 7
@@ -201,31 +201,43 @@ def ratios(compared):
 def bars(summarised):
     """Means with 95 % intervals: one panel per metric, one line per method, the best in colour, though none with a tenth of its maps empty.
 
-    summarised: the result of `tables.summary`, of one data set and model or of several (then one panel each).
+    summarised: the result of `tables.summary`, of one data set and model or of several (then one panel each). Methods stand by their value, the
+    best first, and controls apart below them; labels that name no method stay in the order in which they came.
     """
     keys = [key for key in ("dataset", "model") if key in summarised and summarised[key].nunique() > 1]
     parts = list(summarised.groupby([*keys, "metric"], sort=False))
-    methods = list(dict.fromkeys(summarised["method"]))
-    figure, axes = _grid(len(parts), 0.32 * len(methods) + 0.9)
+    figure, axes = _grid(len(parts), 0.32 * summarised["method"].nunique() + 0.9)
     for axis, (key, part) in zip(axes, parts):
         direction = higher_is_better(part["metric"].iat[0])
         full = part["mean"][~(part["empty"] >= EMPTY)] if "empty" in part else part["mean"]
         best = None if direction is None else full.max() if direction else full.min()
-        for cell in part.to_dict("records"):
-            place, mean = methods.index(cell["method"]), cell["mean"]
+        part = _by_value(part, direction)
+        for place, cell in enumerate(part.to_dict("records")):
+            mean = cell["mean"]
             if np.isnan(mean):
                 axis.text(0.02, place, "\u2013", transform=axis.get_yaxis_transform(), va="center", color="0.4")
                 continue
             colour = COLOURS[1] if mean == best and not cell.get("empty", 0) >= EMPTY else COLOURS[0]
             axis.plot([cell["low"], cell["high"]], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
             axis.plot(mean, place, "o", color=colour, markersize=6)
+        methods, controls = list(part["method"]), sum(map(is_control, part["method"]))
+        if 0 < controls < len(methods):
+            axis.axhline(len(methods) - controls - 0.5, color="0.7", linewidth=1)
         arrow = {True: " \u2191", False: " \u2193", None: ""}[direction]
         axis.set_title("\n".join([*key[:-1], f"{key[-1]}{arrow}"]), fontsize=11, loc="left")
         axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        axis.locator_params(axis="x", nbins=4)
+        axis.locator_params(axis="x", nbins=3)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
     return figure
+
+
+def _by_value(part, direction):
+    """The rows of a panel, the best first, those without a value after them, the controls last; as they are, where a label is no method's name."""
+    if not part["method"].isin(known_methods()).all():
+        return part
+    order = part.assign(control=part["method"].map(is_control), merit=-part["mean"] if direction is False else part["mean"])
+    return order.sort_values(["control", "merit"], ascending=[True, False], kind="stable")
 
 
 @styled
