@@ -203,3 +203,11 @@ def test_an_empty_map_is_marked_and_no_other():
         assert [[text.get_text() for text in axis.texts] for axis in figure.axes[1::2]] == [["empty"] * found for found in empty]
     drawn = plots.strip(x, one)
     assert [text.get_text() for axis in drawn.axes for text in axis.texts] == ["empty"] * 2
+
+
+def test_heads_never_collide():
+    x, names = torch.zeros(2, 3, 8, 8), ["cam", "mean-features", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam"]
+    figure = plots.panel(x, {name: torch.zeros(2, 8, 8) for name in names})
+    figure.draw_without_rendering()
+    heads = [axis.title.get_window_extent() for axis in figure.axes[:7]]
+    assert all(left.x1 < right.x0 for left, right in zip(heads, heads[1:]))

@@ -5,6 +5,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.textpath import TextPath
 
 from xai_repro.data import denormalize, View
 from xai_repro.registry import method_info, methods as known_methods
@@ -143,7 +144,8 @@ def _in_lines(label, inches):
 
 def _fitting(label, inches):
     """Font size at which a line fits into so many inches, between 7 and 12 points."""
-    return float(np.clip(inches * 72 / (0.58 * max(len(label), 1)), 7, 12))
+    width = TextPath((0, 0), label.replace("$", "S") or "x", size=100).get_extents().width / 100  # of one point; a `$` would begin a formula
+    return float(np.clip(0.95 * inches * 72 / max(width, 0.1), 7, 12))
 
 
 @styled
