@@ -55,12 +55,12 @@ def _compared(path):
 
 
 def nbval(folder):
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-p", "no:cacheprovider", "-q",
+    command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q",
                "--nbval-sanitize-with", folder / "nbval.cfg",
                "--rootdir", folder, "-c", folder / "pytest.ini", *with_tables(folder)]  # fmt: skip
     (folder / "nbval.cfg").write_text(VOLATILE)
     kernel = folder / "jupyter/kernels/python3/kernel.json"
-    kernel.parent.mkdir(parents=True)
+    kernel.parent.mkdir(parents=True, exist_ok=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
     shutil.copyfile(ROOT / "tests/conftest.py", folder / "conftest.py")
     environment = os.environ | dict.fromkeys(THREADS, "1") | {"JUPYTER_PATH": str(folder / "jupyter")}
