@@ -15,9 +15,8 @@ from xai_repro.site.preload import ADDRESS, command as command_of_kernel, preloa
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
-HALVES = [[], []]  # of about the same length; the choice of a method reads what the first half leaves
-for _path in NOTEBOOKS:
-    HALVES[not (_path.stem < "22" or _path.stem.startswith("92"))].append(_path.stem)
+FIRST = [path.stem for path in NOTEBOOKS if path.stem < "22" or path.stem.startswith("92")]  # the choice of a method reads what these leave
+HALVES = FIRST, [path.stem for path in NOTEBOOKS if path.stem not in FIRST]  # of about the same length
 
 # What differs from run to run and says nothing: addresses of objects, and the names pandas gives its styled tables.
 VOLATILE = """
@@ -55,16 +54,17 @@ def _compared(path):
 
 
 def nbval(folder):
+    notebooks = with_tables(folder)
     command = [sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider", "-q",
                "--nbval-sanitize-with", folder / "nbval.cfg",
-               "--rootdir", folder, "-c", folder / "pytest.ini", *with_tables(folder)]  # fmt: skip
+               "--rootdir", folder, "-c", folder / "pytest.ini", *notebooks]  # fmt: skip
     (folder / "nbval.cfg").write_text(VOLATILE)
     kernel = folder / "jupyter/kernels/python3/kernel.json"
     kernel.parent.mkdir(parents=True, exist_ok=True)
     (folder / "pytest.ini").write_text("[pytest]\n")
     shutil.copyfile(ROOT / "tests/conftest.py", folder / "conftest.py")
     environment = os.environ | dict.fromkeys(THREADS, "1") | {"JUPYTER_PATH": str(folder / "jupyter")}
-    with places.private() as sockets, preloaded(sockets, environment, len(with_tables(folder))) as environment:
+    with places.private() as sockets, preloaded(sockets, environment, len(notebooks)) as environment:
         argv = command_of_kernel(environment[ADDRESS], "{connection_file}") if ADDRESS in environment else [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         kernel.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)

@@ -5,12 +5,11 @@ from html import escape
 from pathlib import Path
 
 import nbformat
-from PIL import Image
 
 from xai_repro.site.picker import picker
+from xai_repro.study.shown import size
 
 SERVED = "files"  # folder of the site with what notebooks wrote, NN_name/... in it
-_POINT = 96 / 72  # pixels of a browser
 
 
 def page(notebook, name, place):
@@ -19,18 +18,22 @@ def page(notebook, name, place):
     What a cell tagged `result` shows is moved under the title, a line says which profile the numbers are from, and code is folded.
     """
     given = notebook.metadata.pop("papermill", {})
+    profile = given.get("parameters", {}).get("profile", "mini")
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if cell.cell_type == "code":
             tags.append("remove-cell" if "injected-parameters" in tags else "hide-input")
-            profile = given.get("parameters", {}).get("profile", "mini")
             cell.outputs = [_with_way_back(output, name, profile, place) for output in cell.outputs]
             cell.outputs = [picker(cell.outputs, cell.id)] if "picker" in tags else cell.outputs
         cell.metadata.pop("papermill", None)
     first = [cell for cell in notebook.cells if "result" in cell.metadata["tags"]]
     others = [cell for cell in notebook.cells if "result" not in cell.metadata["tags"]]
-    note = nbformat.v4.new_markdown_cell(f"*{_told(given)}*", id="profile", metadata={"tags": []})
-    notebook.cells = [*_title_apart(others[0]), *first, *_rest(others[0]), note, *others[1:]] if others else first
+    if others:
+        title, _, asked = others.pop(0).source.partition("\n")
+        texts = {"asked": asked.strip(), "profile": f"*{_told(given)}*"}
+        others = [*(_words(text, name) for name, text in texts.items() if text), *others]
+        first = [_words(title, "title"), *first]
+    notebook.cells = first + others
     return notebook
 
 
@@ -41,16 +44,8 @@ def _told(given):
     return f"Profile `{parameters.get('profile')}`, run on {(given.get('end_time') or '')[:10]}" + (f", with {others}" if others else "") + "."
 
 
-def _title_apart(cell):
-    """The title of a page alone, as a list of one cell."""
-    title = cell.source.split("\n", 1)[0]
-    return [nbformat.v4.new_markdown_cell(title, id="title", metadata={"tags": []})]
-
-
-def _rest(cell):
-    """What the first cell says after its title, as a list of no cell or one."""
-    text = cell.source.partition("\n")[2].strip()
-    return [nbformat.v4.new_markdown_cell(text, id="asked", metadata={"tags": []})] if text else []
+def _words(text, name):
+    return nbformat.v4.new_markdown_cell(text, id=name, metadata={"tags": []})
 
 
 def _with_way_back(output, name, profile, place):
@@ -69,17 +64,8 @@ def _with_way_back(output, name, profile, place):
 
 
 def _image(path, file, about):
-    width, height = _size(path)
+    width, height = size(path)
     return f'<img src="../{SERVED}/{file.as_posix()}" alt="{escape(about["alt"])}" loading="lazy" width="{width}" height="{height}">'
-
-
-def _size(path):
-    """Width and height of a picture in a browser's pixels."""
-    if path.suffix == ".svg":
-        head = path.read_text(encoding="utf-8")[:4000]
-        return [round(float(re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head)[1]) * _POINT) for side in ("width", "height")]
-    with Image.open(path) as picture:
-        return picture.size
 
 
 def _way_back(about, file, name, profile, place):
@@ -95,9 +81,9 @@ def _way_back(about, file, name, profile, place):
 def _facts(made, profile):
     """Pairs of a name and a text in HTML: what provenance.told() found, shortened."""
     yield "profile", escape(profile)
-    for key, called in (("commit", "commit"), ("versions", "versions"), ("device", "device"), ("seed", "seed")):
+    for key in ("commit", "versions", "device", "seed"):
         if values := [str(value)[:12] if key == "commit" else str(value) for value in made.get(key, []) if value != ""]:
-            yield called, escape("; ".join(values))
+            yield key, escape("; ".join(values))
     for label, weights in made.get("models", {}).items():
         yield f"weights of {label}", _hashes(weights)
     for label, known in made.get("data", {}).items():

@@ -16,7 +16,7 @@ from xai_repro.metrics.curves import blur, deletion_curve, insertion_curve, pixe
 from xai_repro.metrics.faithfulness import probability
 from xai_repro.registry import method_info, methods, metric_info
 from xai_repro.score import score
-from xai_repro.store.files import whole
+from xai_repro.store.files import write_text
 from xai_repro.store.progress import track
 from xai_repro.store.sharing import sharing
 from xai_repro.study.asked import load_pair
@@ -169,5 +169,4 @@ def _uri(image, **how):
 
 
 def _write_script(path, name, value):
-    with whole(path) as part:
-        part.write_text(f"{name} = {json.dumps(value, separators=(',', ':'), ensure_ascii=False, allow_nan=False)};\n", encoding="utf-8")
+    write_text(f"{name} = {json.dumps(value, separators=(',', ':'), ensure_ascii=False, allow_nan=False)};\n", path)

@@ -10,8 +10,8 @@ Small = namedtuple("Small", "title corner columns rows")
 OUTCOMES = {"\u2713": "xr-holds", "\u2717": "xr-fails", "?": "xr-undecided", "\u2260": "xr-other", "\u2013": "xr-other"}
 _NUMBER = r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?"
 _SHOWN = re.compile(rf"(\*\*)?({_NUMBER}(?: ?[%*]| of \d+)?)(?:\*\*)?(?: \(({_NUMBER}) to ({_NUMBER})\))?(?:, (.*))?")
-_WORDS = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided"}
-_OUTCOME = re.compile(f"([{''.join(OUTCOMES)}]) \\S.*|{'|'.join(_WORDS)}")
+CLASSES = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided"}  # of every other outcome: xr-other
+_OUTCOME = re.compile(f"([{''.join(OUTCOMES)}]) \\S.*|{'|'.join(CLASSES)}")
 
 
 def html(smalls, note=""):
@@ -35,7 +35,7 @@ def cell(text):
     first, *others = escape(text, quote=False).split("\n")
     first = re.sub(r"^\*\*(.*)\*\*$", r"<b>\1</b>", first)
     if sign := _OUTCOME.fullmatch(first):
-        first = f'<span class="{OUTCOMES[sign[1]] if sign[1] else _WORDS[first]}">{first}</span>'
+        first = f'<span class="{OUTCOMES[sign[1]] if sign[1] else CLASSES[first]}">{first}</span>'
     return " ".join([first, *(f'<span class="xr-small">{line}</span>' for line in others)])
 
 

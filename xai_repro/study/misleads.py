@@ -28,6 +28,7 @@ from xai_repro.study import plots
 from xai_repro.study.asked import load_pair, the_model
 from xai_repro.study.images import Batch
 from xai_repro.study.known_truth import DATA, MODELS
+from xai_repro.study.notes import listed
 
 METHOD = "lift-cam"  # right, where no oracle can be asked
 SAYS = {  # what each map shows; the right ones first
@@ -245,13 +246,8 @@ def overview(cases, costs):
 
 def told(cases):
     """The result of all Cases in sentences."""
-    above, level = ([one.metric for one in cases if found(one)] for found in (lambda one: one.above, lambda one: one.level and not one.above))
-    always, never = sum(one.above == one.images for one in cases), [one.metric for one in cases if not one.above + one.level]
+    above, level = ([f"*{one.metric}*" for one in cases if found(one)] for found in (lambda one: one.above, lambda one: one.level and not one.above))
+    always, never = sum(one.above == one.images for one in cases), [f"*{one.metric}*" for one in cases if not one.above + one.level]
     text = f"{len(above)} of {len(cases)} metrics put a wrong map above the right one on at least one of {cases[0].images} drawn birds, {always} of them on every one."
-    text += f" A wrong map is level with it, never above, for {_listed(level)}." if level else ""
-    return text + (f" No map that was tried misleads {_listed(never)}." if never else "")
-
-
-def _listed(names):
-    names = [f"*{name}*" for name in names]
-    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
+    text += f" A wrong map is level with it, never above, for {listed(level)}." if level else ""
+    return text + (f" No map that was tried misleads {listed(never)}." if never else "")

@@ -5,16 +5,23 @@ INTERVALS = "Small: 95\u00a0% intervals."
 
 def standing_in(column):
     """Which data and networks stood in for a paper's, in one sentence: "mini-birds for imagenet, mini-scenes for voc2007 and coco2014 stand in."."""
+    found = in_place(column)
+    return f"Stand-ins: {', '.join(f'{used} for {listed(asked)}' for used, asked in found.items())}." if found else ""
+
+
+def in_place(column):
+    """What stood in, and for which of a paper's data and networks: {used: what was asked, as the keys of a dict}. column: `stands_in` of a table."""
     found = {}
     for text in column.dropna().unique():
         for pair in filter(None, text.split(", ")):
             used, _, asked = pair.partition(" for ")
             found.setdefault(used, {})[asked] = None
-    return f"Stand-ins: {', '.join(f'{used} for {listed(list(asked))}' for used, asked in found.items())}." if found else ""
+    return found
 
 
 def listed(names):
     """Names as a sentence has them: "a", "a and b", "a, b and c"."""
+    names = list(names)
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
 
 

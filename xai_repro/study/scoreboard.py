@@ -9,9 +9,10 @@ import pandas as pd
 
 from xai_repro.published import papers, published
 from xai_repro.study.claims import COLUMNS, OUTCOMES, SIGNS, with_interval
+from xai_repro.study.markup import CLASSES
+from xai_repro.study.notes import in_place, listed
 from xai_repro.study.statistics import checked_rows
 
-CLASSES = {"holds": "xr-holds", "fails": "xr-fails", "undecided": "xr-undecided"}  # every other outcome: xr-other
 OPEN = ("not comparable", "not run yet")  # outcomes that no data decided
 WORDS = {"holds": ("holds", "hold"), "fails": ("fails", "fail"), **{word: (word, word) for word in ("undecided", *OPEN)}}
 CHECKED = "claims are the table that `check` returns"
@@ -69,14 +70,13 @@ def status(checked, results):
 
 def _status(part, tables, printed):
     decided = part[~part["outcome"].isin(OPEN)]
-    stood = [pair.split(" for ", 1) for text in decided["stands_in"] for pair in text.split(", ") if pair]
-    ours = {name: list(dict.fromkeys(theirs for one, theirs in stood if one == name)) for name, _ in stood}
+    ours = in_place(decided["stands_in"])
     stand_ins = int((decided["stands_in"] != "").sum())
     claims = [(len(decided) - stand_ins, "on original data"), (stand_ins, "on stand-ins")]
     claims += [(int((part["outcome"] == outcome).sum()), outcome) for outcome in reversed(OPEN)]
     replaced = sum(tables.values())
     rerun = [(len(tables) - replaced, "on original data"), (replaced, "on stand-ins"), (printed - len(tables), "not run yet")]
-    instead = "; ".join(f"{name} for {_listed(theirs)}" for name, theirs in ours.items())
+    instead = "; ".join(f"{name} for {listed(theirs)}" for name, theirs in ours.items())
     return [f"Claims: {_counted(claims)}.", f"Printed tables: {_counted(rerun)}.", *([f"Stand-ins: {instead}."] if ours else [])]
 
 
@@ -107,7 +107,7 @@ def said(checked):
     original = int((~checked["outcome"].isin(OPEN) & (checked["stands_in"] == "")).sum())
     on = "None was" if not original else "1 was" if original == 1 else f"{original} were"
     return (
-        f"Of {len(checked)} claims of {many} papers, {_listed(found)}. {on} tested on the paper's own data and networks: "
+        f"Of {len(checked)} claims of {many} papers, {listed(found)}. {on} tested on the paper's own data and networks: "
         "what stands in for these can show whether an order carries over, and is no replication."
     )
 
@@ -164,8 +164,3 @@ def _are(outcome, many):
 
 def _counted(numbers):
     return ", ".join(f"{many} {words}" for many, words in numbers if many) or "none"
-
-
-def _listed(names):
-    names = list(names)
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""

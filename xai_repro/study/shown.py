@@ -1,6 +1,11 @@
 """What a notebook displays and a page takes up: a table or a figure, the file it was written to, and what is to be said of it."""
 
+import re
 from dataclasses import dataclass, field
+
+from PIL import Image
+
+_POINT = 96 / 72  # pixels of a browser
 
 
 @dataclass(frozen=True)
@@ -17,3 +22,12 @@ class Shown:
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return dict(self.content), {"xai_repro": {"file": str(self.path), **self.about}}
+
+
+def size(path):
+    """Width and height of a saved figure in a browser's pixels."""
+    if path.suffix == ".svg":
+        head = path.read_text(encoding="utf-8")[:4000]
+        return tuple(round(float(re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head)[1]) * _POINT) for side in ("width", "height"))
+    with Image.open(path) as picture:
+        return picture.size

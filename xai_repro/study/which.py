@@ -1,6 +1,5 @@
 """Which method? What a map costs, in forward passes, against how faithful it is and how well it finds its object: a chart per network and data set."""
 
-import re
 from html import escape
 from pathlib import Path
 
@@ -8,14 +7,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from xai_repro.registry import method_info, methods
+from xai_repro.registry import methods
 from xai_repro.store.files import write_text
 from xai_repro.study.estimate import counter
 from xai_repro.study.figures import COLOURS, save, styled
 from xai_repro.study.labels import beside
+from xai_repro.study.notes import listed
 from xai_repro.study.outcomes import LEAST_IMAGES
 from xai_repro.study.resampling import interval, mean_of
-from xai_repro.study.statistics import EMPTY, higher_is_better, summary, with_run
+from xai_repro.study.shown import size
+from xai_repro.study.statistics import EMPTY, higher_is_better, is_control, summary, with_run
 
 # The metrics that rank controls low, and the truth high where it is known (notebook 04): others call a dimmed image a good map, or edges a find.
 FAITHFUL, FINDS, PARTS = "average-drop-in-deletion", "proportion", "part-share"
@@ -59,7 +60,7 @@ def compared(rows, settings):
         cells = summary(part).dropna(subset="mean")
         cells = cells.assign(
             cost=[counter(model).method(one.method, settings["hyper"].get(one.method, {})) for one in cells.itertuples()],
-            control=[method_info(name).family == "control" for name in cells["method"]],
+            control=[is_control(name) for name in cells["method"]],
             unmoved=[(model, name) in fail for name in cells["method"]],
             few=cells["n"] < LEAST_IMAGES,
         )
@@ -105,7 +106,7 @@ def said(table):
     fair = firm[~(firm["control"] | firm["unmoved"])]
     often = fair.groupby("method", sort=False).agg(near=("near", "sum"), cost=("cost", "max")).sort_values(["near", "cost"], ascending=[False, True])
     first = often[often["near"] == often["near"].max()]
-    names = _listed(f"{name} ({passes(cost)})" for name, cost in first["cost"].items())
+    names = listed(f"{name} ({passes(cost)})" for name, cost in first["cost"].items())
     most = int(often["near"].max())
     times = "all" if most == total else f"{most} of"
     told = [f"**Within the interval of the best in {times} {total} comparisons: {names}.** In brackets, forward passes a map."]
@@ -113,7 +114,7 @@ def said(table):
         told.append(f"* {model} on {dataset}: {'; '.join(_of_metric(*one) for one in part.groupby('metric', sort=False))}.")
     level = firm[firm["control"] & firm["near"]]
     if len(level):
-        where = _listed(f"{row.method} by {row.metric} ({row.model} on {row.dataset})" for row in level.itertuples())
+        where = listed(f"{row.method} by {row.metric} ({row.model} on {row.dataset})" for row in level.itertuples())
         told.append(f"\nMaps that know nothing of the network are within the interval, too, and there the metric does not tell: {where}.")
     return "\n".join(told)
 
@@ -160,7 +161,7 @@ def figure(table):
     drawn.suptitle(place, x=0.02, y=0.995, ha="left", fontsize=11)
     handles = {label: handle for one in drawn.axes for handle, label in zip(*one.get_legend_handles_labels())}
     drawn.legend(handles.values(), handles.keys(), loc="lower center", ncols=3, fontsize=9, frameon=False, handletextpad=0.1, columnspacing=1)
-    against, charts = _listed(metric for metric, _ in parts), "chart" if len(parts) == 1 else "charts"
+    against, charts = listed(metric for metric, _ in parts), "chart" if len(parts) == 1 else "charts"
     drawn.caption = f"{place}, {table['n'].max()} images: what a map costs, against {against}. The band is the 95 % interval of the best."
     drawn.alt = " ".join([f"{len(parts)} {charts} of {place}, across: forward passes a map.", *(_told(metric, part) for metric, part in parts)])
     return drawn
@@ -169,8 +170,7 @@ def figure(table):
 def at_home(table, folder):
     """The figure of faithfulness and pointing for the start page: home.svg, and home.html that shows it and leads to the page of the method."""
     drawn = figure(table[table["metric"].isin([FAITHFUL, FINDS])])
-    head = save(drawn, Path(folder, "home.svg")).read_text(encoding="utf-8")[:4000]
-    width, height = (round(float(re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head)[1]) * 96 / 72) for side in ("width", "height"))
+    width, height = size(save(drawn, Path(folder, "home.svg")))
     picture = f'<img src="files/{Path(folder).name}/home.svg" alt="{escape(drawn.alt)}" width="{width}" height="{height}">'
     text = f'<figure class="xr-figure"><a href="notebooks/{PAGE}.html">{picture}</a><figcaption>{escape(drawn.caption)}</figcaption></figure>\n'
     write_text(text, Path(folder, "home.html"))
@@ -219,11 +219,6 @@ def _told(metric, part):
     ]  # fmt: skip
     told = []
     for words, chosen in groups:
-        names = _listed(f"{row.method} {row.mean:.2f} at {passes(row.cost)} forward passes" for row in part[chosen].itertuples())
+        names = listed(f"{row.method} {row.mean:.2f} at {passes(row.cost)} forward passes" for row in part[chosen].itertuples())
         told += [f"{words}: {names}"] * bool(names)
     return f"Up: {metric}. {'; '.join(told)}; {len(part)} methods in all."
-
-
-def _listed(names):
-    names = list(names)
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]])) if names else ""
