@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import drawn
 from PIL import Image
 from torch import nn
 
@@ -64,8 +65,8 @@ def test_shipped_weights_are_small():
 @pytest.mark.parametrize("weights", ["mini-birds", *(f"mini-birds-{seed}" for seed in range(1, 5))])
 def test_birds_are_told_apart_with_headroom(name, limit, weights):
     model = load_model(name, weights)
-    found = evaluate_model(model, load_data("mini-birds"), limit)
-    assert found["accuracy"] >= (0.97 if limit == 1000 else 0.95)
+    found = evaluate_model(model, drawn("mini-birds", limit), limit)
+    assert found["n"] == limit and found["accuracy"] >= (0.97 if limit == 1000 else 0.95)
     assert 0.70 <= found["median_top1_probability"] <= 0.95
     assert found["quantiles"][3] - found["quantiles"][1] > 0.1  # images differ in how sure the model is of them
     assert model.classes == load_data("mini-birds").classes
@@ -75,7 +76,7 @@ def test_birds_are_told_apart_with_headroom(name, limit, weights):
 @pytest.mark.parametrize("limit", [300, pytest.param(1000, marks=pytest.mark.slow)])
 def test_scene_categories_are_found(name, limit):
     model = load_model(name, "mini-scenes")
-    found = evaluate_model(model, load_data("mini-scenes"), limit)
+    found = evaluate_model(model, drawn("mini-scenes", limit), limit)
     assert model.multi_label and found["mean_average_precision"] >= 0.90 and 0.70 <= found["median_top1_probability"] <= 0.95
 
 
@@ -91,6 +92,8 @@ def test_weights_survive_a_round_trip():
 
 def test_interrupted_training_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "evaluate_model", lambda model, data: {"median_top1_probability": 0.5})
+    temper = training._temper
+    monkeypatch.setattr(training, "_temper", lambda net, data: temper(net, data[:50]))  # a thousand take long to draw
     options = dict(epochs=2, images=64, seed=1, device="cpu", progress=False)
     train("mini-resnet", "mini-scenes", out=tmp_path / "whole.safetensors", **options)
 

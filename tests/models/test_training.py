@@ -4,6 +4,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from drawn import drawn
 from torch import nn
 
 from xai_repro.data import load_data, Sample
@@ -122,7 +123,7 @@ def test_shipped_networks_survive_being_masked(model):
     """What metrics show a network are objects alone and images dimmed; one that answers them at random makes metrics of noise."""
     assert len(trainings(model)) == 5
     for weights in trainings(model):
-        found = recognised(load_model(model, weights), BIRDS, limit=300)
+        found = recognised(load_model(model, weights), drawn("mini-birds", 120), limit=120)
         for name in ("as drawn", "objects alone", "objects alone, edges soft", "half dimmed", "background half dimmed", "grey"):
             assert found[name][0] >= 0.9, (weights, name, found)
 

@@ -1,6 +1,7 @@
 """What a claim comes to on the paper's own printed numbers: a comparison of points, since a paper prints no intervals."""
 
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -20,14 +21,13 @@ def on_paper(record):
     """
     found = {}
     for table in [record["table"]] if isinstance(record.get("table"), str) else record.get("table", []):
-        cells = _cells(record["paper"], table)
-        cells = cells[[record.get("column", "") in (*group.split(" / "), "") for group in cells["group"]]]
+        cells = [cell for cell in _cells(record["paper"], table) if record.get("column", "") in (*cell["group"].split(" / "), "")]
         for arguments in records.comparisons(record):
-            here = cells if _labelled(arguments["metric"], cells) else cells[cells["metric"] == arguments["metric"]]
-            here = here[here["dataset"].isin({arguments["dataset"], ""}) & here["model"].isin({arguments["model"], ""})]
+            any_metric = _labelled(arguments["metric"], cells)
+            here = [cell for cell in cells if (any_metric or cell["metric"] == arguments["metric"]) and all(cell[key] in (arguments[key], "") for key in ("dataset", "model"))]
             for a, b in _pairs(here, arguments):
                 sign = 1 if arguments.get("higher", higher_is_better(arguments["metric"])) else -1
-                found[table, a.name, None if b is None else b.name] = bool(_holds(record["test"], arguments, a, b, sign))
+                found[table, a["Index"], b and b["Index"]] = bool(_holds(record["test"], arguments, a, b, sign))
     if not found:
         if record.get("table"):
             raise ValueError(f"table {record['table']} of {record['paper']} has no number of claim {record['id']}")
@@ -38,17 +38,17 @@ def on_paper(record):
 
 def _labelled(metric, cells):
     """Whether a metric is the label of a setting: it then stands for the one metric that the table has."""
-    return metric not in metrics() and cells["metric"].nunique() == 1
+    return metric not in metrics() and len({cell["metric"] for cell in cells}) == 1
 
 
 def _holds(test, arguments, a, b, sign):
-    return PRINTED[test](**arguments | {"a": a["value"], "b": np.nan if b is None else b["value"], "sign": sign})
+    return PRINTED[test](**arguments | {"a": a["value"], "b": b["value"] if b else np.nan, "sign": sign})
 
 
 def _pairs(cells, arguments):
     """The printed cells that a comparison is about, in pairs (first method or later step, the other or None)."""
     if "sizes" in arguments:
-        small, large = (cells[cells["group"].str.contains(f"({size}", regex=False)] for size in arguments["sizes"])
+        small, large = ([cell for cell in cells if f"({size}" in cell["group"]] for size in arguments["sizes"])
         yield from _in_groups(_of(large, arguments["method"]), _of(small, arguments["method"]), any_group=True)
     elif "methods" in arguments:
         for before, after in zip(arguments["methods"], arguments["methods"][1:]):
@@ -56,33 +56,29 @@ def _pairs(cells, arguments):
     elif "than" in arguments:
         yield from _in_groups(_of(cells, arguments["method"]), _of(cells, arguments["than"]))
     else:
-        yield from ((cell, None) for _, cell in _of(cells, arguments["method"]).iterrows())
+        yield from ((cell, None) for cell in _of(cells, arguments["method"]))
 
 
 def _in_groups(first, second, any_group=False):
-    for _, a in first.iterrows():
-        for _, b in second.iterrows():
-            if any_group or a["group"] == b["group"]:
-                yield a, b
+    yield from ((a, b) for a, b in product(first, second) if any_group or a["group"] == b["group"])
 
 
 def _of(cells, method):
     """The cells of a method: by the heading that it is named by, else by its name where the table has it once."""
-    labelled = cells[[method in (heading, *heading.split(" / ")) for heading in cells["heading"]]]
-    if len(labelled):
-        return labelled
-    named = cells[cells["method"] == (method["name"] if isinstance(method, dict) else method)]
-    return named[named["alike"] == 1]
+    name = method["name"] if isinstance(method, dict) else method
+    labelled = [cell for cell in cells if method in (cell["heading"], *cell["heading"].split(" / "))]
+    return labelled or [cell for cell in cells if cell["method"] == name and cell["alike"] == 1]
 
 
 @lru_cache
 def _cells(paper, table):
-    """The printed numbers as fractions, of repeated runs the average, with the headings sorted into heading and group."""
+    """The printed numbers as fractions, of repeated runs the average, with the headings sorted into heading and group: a list of dicts."""
     cells = headed(published(paper, table))
     average = cells["group"].str.contains("Average$") & cells["group"].str.contains(" / ")
     repeated = cells["group"].str.fullmatch(r".*/ \d+").any()
     cells = cells[average] if repeated else cells
-    return cells.assign(value=cells["value"] / cells["unit"].map(lambda unit: 100 if unit == "%" else 1))
+    cells = cells.assign(value=cells["value"] / cells["unit"].map(lambda unit: 100 if unit == "%" else 1))
+    return [row._asdict() for row in cells.itertuples()]
 
 
 def headed(cells):

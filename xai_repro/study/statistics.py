@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from xai_repro.errors import short
-from xai_repro.registry import method_info, methods, metric_info
+from xai_repro.registry import method_info, methods, metric_info, metrics
 from xai_repro.study.resampling import how_many, interval, mean_of, RESAMPLES, resampled, resampled_means, units
 
 __all__ = ["interval", "RESAMPLES", "resampled_means"]  # asked for here, too
@@ -23,10 +23,7 @@ def higher_is_better(metric):
     """Direction of a metric: True, False, or None where there is none (a count, a spread)."""
     if metric == TIME:
         return False
-    try:
-        return metric_info(metric).higher_is_better
-    except LookupError:
-        return None
+    return metric_info(metric).higher_is_better if metric in metrics() else None
 
 
 # -- means and intervals --------------------------------------------------------------------------------------------
