@@ -1,7 +1,6 @@
 """What a result depends on, as a short hash: the code a function rests on, weights, hyper-parameters."""
 
 import ast
-import copy
 import functools
 import hashlib
 import importlib.util
@@ -243,9 +242,8 @@ class _Code:
 
     def _follow_uses(self, module, statement):
         bindings, uses = _source_of(module)[0], _uses(statement)
-        for node in ast.walk(statement):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                self._follow_import(module, node, uses)
+        for inner in _imports(statement):
+            self._follow_import(module, inner, uses)
         for used, attributes in uses.items():
             for binding in bindings.get(used, ()):
                 if isinstance(binding, (ast.Import, ast.ImportFrom)):
@@ -324,16 +322,26 @@ def _uses(statement):
     return uses
 
 
+@functools.cache
+def _imports(statement):
+    """The imports inside a statement, itself included."""
+    return [node for node in ast.walk(statement) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 @functools.cache  # by identity: nodes are those of a module's source, which is parsed once
 def _text(statement):
     """A definition as a string without what cannot change a number: layout, comments, docstrings, error messages."""
-    return ast.dump(_Silent().visit(copy.deepcopy(statement)))
+    return ast.dump(_silent(statement))
 
 
-class _Silent(ast.NodeTransformer):
-    def visit_Expr(self, node):
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.Pass() if is_text else node
-
-    def visit_Raise(self, node):
+def _silent(node):
+    """A copy of a part of a syntax tree without docstrings and error messages."""
+    if isinstance(node, list):
+        return [_silent(one) for one in node]
+    if not isinstance(node, ast.AST):
+        return node
+    if isinstance(node, ast.Raise):
         return ast.Raise()
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+        return ast.Pass()
+    return type(node)(**{name: _silent(value) for name, value in ast.iter_fields(node)})
