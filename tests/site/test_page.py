@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from xai_repro.site.page import page
 from xai_repro.study import figures, plots, provenance
-from xai_repro.study.shown import Shown
+from xai_repro.study.shown import Shown, size
 
 v4 = nbformat.v4
 
@@ -92,9 +92,28 @@ def test_a_figure_is_a_picture_with_words_and_a_size(place, ending):
     shown = plots.show(drawn, place / f"10_a/f.{ending}", caption='Two "lines".')
     shown = Shown(shown.content, f"../10_a/f.{ending}", shown.about)
     (html,) = shown_in(place, shown)
-    image = re.search(r'<img src="([^"]+)" alt="([^"]+)" loading="lazy" width="(\d+)" height="(\d+)">', html)
+    image = re.search(r'<img src="([^"]+)" alt="([^"]+)" loading="lazy" width="(\d+)" height="(\d+)" style="min-width:(\d+)px">', html)
     assert image[1] == f"../files/10_a/f.{ending}" and image[2] == "Chart; across: share; up: score; lines: ours, theirs."
     assert 1.5 < int(image[3]) / int(image[4]) < 1.8 and '<figcaption>Two "lines".</figcaption>' in html
+    smallest = 10 / 72 * (96 if ending == "svg" else 150)  # pixels of the legend's 10 points where the picture is as wide as it is
+    assert smallest * int(image[5]) / int(image[3]) == pytest.approx(9, abs=0.05)
+
+
+def test_the_smallest_text_that_is_drawn_says_how_wide_a_figure_has_to_be(tmp_path):
+    figure = Figure(figsize=(4, 2))
+    left, right = figure.subplots(1, 2)
+    left.imshow(np.zeros((2, 2)))
+    left.set_axis_off()
+    left.tick_params(labelsize=1)  # of an axis that is off
+    right.plot([0, 1])
+    right.text(0, 0, "", fontsize=2)
+    right.text(0, 0, "hidden", fontsize=3, visible=False)
+    right.text(0.5, 0.5, "seen", fontsize=6)
+    path = figures.save(figure, tmp_path / "f.svg")
+    assert figures.least_width(figure, path) == int(size(path)[0] * 9 / (6 * 96 / 72))
+    bare = Figure(figsize=(4, 2))
+    bare.subplots().set_axis_off()
+    assert figures.least_width(bare, figures.save(bare, tmp_path / "bare.svg")) == 0
 
 
 def test_what_was_not_saved_stays_as_it_was(place):

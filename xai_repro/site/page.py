@@ -65,7 +65,8 @@ def _with_way_back(output, name, profile, place):
 
 def _image(path, file, about):
     width, height = size(path)
-    return f'<img src="../{SERVED}/{file.as_posix()}" alt="{escape(about["alt"])}" loading="lazy" width="{width}" height="{height}">'
+    least = min(about.get("least", 0), width)  # on a phone a figure rather scrolls than that its words are too small to be read
+    return f'<div class="xr-scroll" tabindex="0"><img src="../{SERVED}/{file.as_posix()}" alt="{escape(about["alt"])}" loading="lazy" width="{width}" height="{height}" style="min-width:{least}px"></div>'
 
 
 def _way_back(about, file, name, profile, place):

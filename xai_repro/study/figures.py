@@ -1,20 +1,24 @@
-"""A figure on its way to a page: its style, its file, and what is drawn in words."""
+"""A figure on its way to a page: its style, its file, how wide it has to be to be read, and what is drawn in words."""
 
+import math
 from base64 import b64encode
 from functools import wraps
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter
 
 from xai_repro.store.files import whole
 from xai_repro.study import provenance
-from xai_repro.study.shown import Shown
+from xai_repro.study.shown import Shown, size
 
 # The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
 MARKERS = "osD^vPX*"
 _METADATA = {".svg": {"Date": None}, ".png": {"Software": None}, ".webp": None}  # neither date nor version: the same bytes each time
+_DPI = {".svg": 96, ".png": 150, ".webp": 150}  # pixels of an inch: what a browser takes for a svg's, and what a picture is written with
+_READ = 9  # pixels of text that can be read
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 
 # Sizes in points that stay readable when a figure of 7 inches is shown on a phone.
@@ -42,7 +46,7 @@ def styled(figure):
     return wrapped
 
 
-def save(figure, path, dpi=150):
+def save(figure, path):
     """Write a figure, complete or not at all: .svg for charts, .webp or .png for images; the same figure gives the same bytes.
 
     Raises ValueError for another ending.
@@ -52,7 +56,7 @@ def save(figure, path, dpi=150):
         raise ValueError(f"'{path.name}': figures are written as .svg (charts), .webp or .png (images)")
     options = {"pil_kwargs": {"quality": 85, "method": 4}} if path.suffix == ".webp" else {"metadata": _METADATA[path.suffix]}
     with whole(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", pad_inches=0.05, **options)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=_DPI[path.suffix], bbox_inches="tight", pad_inches=0.05, **options)
     return path
 
 
@@ -61,8 +65,15 @@ def show(figure, path, caption=""):
     path = save(figure, path)
     content = path.read_text() if path.suffix == ".svg" else b64encode(path.read_bytes()).decode()
     words = getattr(figure, "alt", "") or described(figure)
-    about = {"kind": "figure", "alt": words, "caption": caption or getattr(figure, "caption", ""), "provenance": provenance.told()}
+    about = {"kind": "figure", "alt": words, "caption": caption or getattr(figure, "caption", ""), "least": least_width(figure, path), "provenance": provenance.told()}
     return Shown({_KINDS[path.suffix]: content, "text/plain": words}, str(path), about)
+
+
+def least_width(figure, path):
+    """Pixels that a saved figure has to be wide on a page so that its smallest text has _READ of them; 0 for a figure without text."""
+    not_drawn = {text for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}
+    points = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in not_drawn]
+    return math.floor(size(path)[0] * _READ / (min(points) / 72 * _DPI[path.suffix])) if points else 0
 
 
 def described(figure):

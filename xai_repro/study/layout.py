@@ -21,9 +21,9 @@ _WORDS = {True: ", higher is better", False: ", lower is better", None: ""}
 
 
 def flat(table):
-    """A table as its csv has it: the results of `compare` and `summary` laid out, any other as it is."""
+    """A table as its csv has it: the results of `compare` and `summary` laid out, any other as it is; nothing bold."""
     kind = _kind(table)
-    return kind(table) if kind and len(table) else table
+    return kind(table, bold="{}") if kind and len(table) else table
 
 
 def small(table):

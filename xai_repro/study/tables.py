@@ -250,7 +250,7 @@ def show(table, path, caption=""):
 
 
 def save(table, path, caption=""):
-    """Write a table as csv for a page's `{csv-table}`, as it is shown, and beside it all its numbers as parquet; returns the path of the csv.
+    """Write a table as csv, with the numbers and intervals that a page shows, and beside it all its numbers as parquet; returns the path of the csv.
 
     The csv of the result of `compare` or `summary` is laid out first; an index that has a name is written. Both files are complete or not at all.
     Raises OSError for a path that cannot be written, before anything else.
