@@ -141,7 +141,7 @@ def test_citations_are_in_the_bibliography():
 
 
 def test_every_printed_table_has_its_place_in_the_book():
-    shown = {name for p in PAGES for name in re.findall(r":file: \S*results/published/(\S+)\.csv", p.read_text())}
+    shown = {name for p in PAGES for name in re.findall(r":file: \S*results/published/(\S+)\.html", p.read_text())}
     printed = xr.published()[["paper", "table"]].drop_duplicates()
     assert shown == {f"{paper}_{table}" for paper, table in printed.itertuples(index=False)}
 

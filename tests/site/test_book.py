@@ -98,7 +98,7 @@ def test_the_book_is_built_once_and_its_warnings_are_errors(here, capfd):
     pages.mkdir()
     (pages / "_config.yml").write_text("title: toy\nexecute: {execute_notebooks: 'off'}\n")
     (pages / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: notebooks/10_a}]\n")
-    table = "```{csv-table}\n:file: results/published/clam_1.csv\n:header-rows: 1\n```\n"
+    table = "```{raw} html\n:file: results/published/clam_1.html\n```\n"
     (pages / "index.md").write_text(f"# Toy\n\n{{doc}}`nowhere`\n\n{table}")
     assert not book.book("smoke")
     said = capfd.readouterr().err

@@ -21,6 +21,24 @@ def table4():
 # -- beside the papers ------------------------------------------------------------------------------------------------
 
 
+def test_a_printed_table_has_each_of_its_cells_in_its_place():
+    for _, cells in published().groupby(["paper", "table"], sort=False):
+        (small,), note = layout.as_printed(cells)
+        heads = [" / ".join([*small.title.split(" / ")] * bool(small.title) + [*column]) for column in small.columns]
+        found = {(row, head): text for row, texts in small.rows for head, text in zip(heads, texts, strict=True) if text}
+        assert found == {(one.row, one.column): f"**{one.printed}**" if one.mark == "best" else one.printed for one in cells.itertuples()}
+        assert all(remark in note for remark in cells["note"].unique()) and bool(note) == (cells["note"] != "").any()
+
+
+def test_what_printed_columns_share_is_said_once_and_remarks_name_their_cells():
+    (small,), note = layout.as_printed(published("lift_cam", "10"))
+    assert small.title == "Proportion (%)" and small.columns[0] == ("1",)
+    assert note.endswith("typo of the paper for 54.92 (Ablation-CAM, Proportion (%) / 1).")
+    (small,), note = layout.as_printed(published("lift_cam", "4"))
+    assert small.title == "" and small.columns[0] == ("Increase in Confidence (%)", "ImageNet")
+    assert note == "Our remarks: one printed cell for both (Ablation-CAM; LIFT-CAM)."
+
+
 def test_a_metric_has_a_table_of_its_own():
     smalls, note = layout.small(tables.compare(table4(), "lift_cam", "4"))
     assert [one.title for one in smalls] == [

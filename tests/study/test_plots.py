@@ -70,19 +70,22 @@ def test_bars_have_a_panel_per_metric_and_name_all_methods():
     df = pd.concat([table7(LIFT, spread=0.1), table7({"cam": np.nan}, status="needs a linear head"), rows([0.1, 0.2])])
     figure = plots.bars(tables.summary(df))
     assert [axis.get_title(loc="left") for axis in figure.axes if axis.axison] == ["increase-in-confidence ↑", "average-drop ↓"]
-    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {*LIFT, "cam"}
+    assert {label.get_text() for label in figure.axes[0].get_yticklabels()} == {*LIFT} and figure.axes[0].get_xlabel() == "no number: cam"
+    assert [axis.get_subplotspec().get_gridspec().ncols for axis in figure.axes[:1]] == [2]
+    long = plots.bars(tables.summary(df.replace({"method": {"cam": "contrastive-excitation-backprop"}})))
+    assert [axis.get_subplotspec().get_gridspec().ncols for axis in long.axes[:1]] == [1] and "contrastive-excitation-backprop" in long.axes[0].get_xlabel()
 
 
-@pytest.mark.parametrize(("metric", "order"), [("average-drop", ["lift-cam", "grad-cam", "cam", "edges", "random"]), ("proportion", ["grad-cam", "lift-cam", "cam", "random", "edges"])])
+@pytest.mark.parametrize(("metric", "order"), [("average-drop", ["lift-cam", "grad-cam", "edges", "random"]), ("proportion", ["grad-cam", "lift-cam", "random", "edges"])])
 def test_bars_stand_by_value_and_controls_apart(metric, order):
     numbers = {"random": 0.9, "grad-cam": 0.5, "cam": np.nan, "edges": 0.1, "lift-cam": 0.2}
     found = pd.DataFrame([{"method": name, "metric": metric, "mean": mean, "low": mean, "high": mean} for name, mean in numbers.items()])
     axis = plots.bars(found).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == order
-    assert [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o"] == [0, 1, 3, 4]
-    assert [line.get_ydata()[0] for line in axis.lines if line.get_color() == "0.7"] == [2.5]  # between methods and controls
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_marker() == "o"] == [0, 1, 2, 3]
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_color() == "0.7"] == [1.5]  # between methods and controls
     labels = plots.bars(found.replace({"method": {"cam": "Conv5-3"}})).axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels] == ["random", "grad-cam", "Conv5-3", "edges", "lift-cam"]  # layers in their own order
+    assert [label.get_text() for label in labels] == ["random", "grad-cam", "edges", "lift-cam"]  # layers in their own order
 
 
 def test_ranks_lie_on_the_diagonal_where_both_agree():

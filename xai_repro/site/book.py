@@ -17,6 +17,7 @@ from xai_repro.site.page import __file__ as of_page, page, SERVED
 from xai_repro.site.picker import __file__ as of_picker
 from xai_repro.site.pipeline import lock, make, problem, settings_are, unchanged, written
 from xai_repro.store.files import path_of, writable
+from xai_repro.study import layout, markup
 from xai_repro.study.profiles import profile as settings
 
 MARK = ".xai-repro-book"  # stands in a folder that sites are built in: nothing is replaced where it does not
@@ -48,7 +49,7 @@ def book(profile="mini", results="results", out="build", folder="notebooks", pag
     wanted = _wanted(place)
     sources = [*(p for p in sorted(pages.rglob("*")) if p.is_file()), *notebooks, *wanted]
     index = out / "html" / "index.html" if alone is None else out / "alone" / "notebooks" / f"{notebooks[0].stem}.html"
-    same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page, of_picker)]}
+    same = {"profile": profile, "printed": published().to_csv(), "builder": [Path(file).read_text(encoding="utf-8") for file in (__file__, of_page, of_picker, layout.__file__, markup.__file__)]}
     task = {
         "name": "book" if alone is None else "alone",
         "actions": [(_build, [pages, notebooks, place, out, alone is not None])],
@@ -138,10 +139,8 @@ def _sphinx(source, site, log, strict):
 
 
 def _printed_tables(folder):
-    """The tables as the papers print them, one csv each."""
+    """The tables as the papers print them, for the page of each paper."""
     folder.mkdir(parents=True)
     for paper in papers():
         for number, cells in published(paper).groupby("table", sort=False):
-            wide = cells.pivot(index="row", columns="column", values="printed")
-            wide = wide.reindex(index=cells["row"].unique(), columns=cells["column"].unique())
-            wide.rename_axis("").to_csv(folder / f"{paper}_{number}.csv")
+            (folder / f"{paper}_{number}.html").write_text(f'<div class="xr-scroll" tabindex="0">{markup.html(*layout.as_printed(cells))}</div>\n', encoding="utf-8")

@@ -121,9 +121,8 @@ def divided(things, most):
 def _beside_small(compared):
     rows, metrics = _beside(compared, "**{}**"), compared["metric"].unique()
     keys = [key for key in dict.fromkeys(key for row in rows.values() for key in row) if key[-1] in ("paper", "ours")]
-    names, common = [tuple(group.split(" / ")) for group in compared["group"].unique()], 0
-    while all(len(name) > common and name[: common + 1] == names[0][: common + 1] for name in [*names, *(key[:-1] for key in keys)]):
-        common += 1
+    names = [tuple(group.split(" / ")) for group in compared["group"].unique()]
+    common = _in_common([*names, *(key[:-1] for key in keys)])
     texts = {name: [_with_interval(row, key) for key in keys] for name, row in rows.items()}
     direction = {group: higher_is_better(metric) for group, metric in zip(compared["group"], compared["metric"])}
     unit = " (%)" if set(compared["unit"]) == {"%"} and not compared["group"].str.contains("%").any() else ""
@@ -135,6 +134,28 @@ def _beside_small(compared):
     if any(signs.values()):
         columns, texts = [*columns, ("map",)], {name: [*row, signs[name]] for name, row in texts.items()}
     return Small(_title(metrics, names[0][:common], unit), "method", columns, list(texts.items()))
+
+
+def _in_common(names):
+    """How many parts all names begin with."""
+    same = [len(set(parts)) == 1 for parts in zip(*names)]
+    return same.index(False) if False in same else len(same)
+
+
+def as_printed(cells):
+    """One printed table, of `published`, as its page has it: ([a `markup.Small`], what we remark on its cells). The paper's bold is ours."""
+    names = [tuple(column.split(" / ")) for column in cells["column"].unique()]
+    common = min(_in_common(names), min(map(len, names)) - 1)
+    texts = {(cell["row"], cell["column"]): f"**{cell['printed']}**" if cell["mark"] == "best" else cell["printed"] for cell in cells.to_dict("records")}
+    rows = [(row, [texts.get((row, column), "") for column in cells["column"].unique()]) for row in cells["row"].unique()]
+    remarks = [note + _where(part) for note, part in cells[cells["note"] != ""].groupby("note", sort=False)]
+    return [Small(" / ".join(names[0][:common]), "", [name[common:] for name in names], rows)], f"Our remarks: {'. '.join(remarks)}." if remarks else ""
+
+
+def _where(cells):
+    """Which cells a remark is about, where these are few."""
+    places = list(cells["row"] + ", " + cells["column"]) if len(cells) < 3 else list(cells["row"].unique())
+    return f" ({'; '.join(places)})" if len(places) < 4 else ""
 
 
 def _title(metrics, common, unit):

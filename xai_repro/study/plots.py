@@ -1,5 +1,7 @@
 """Figures: (data) -> matplotlib Figure, one style, nothing read and nothing written."""
 
+from textwrap import fill
+
 import matplotlib as mpl
 import numpy as np
 import torch
@@ -144,8 +146,7 @@ def _in_lines(label, inches):
 
 def _fitting(label, inches):
     """Font size at which a line fits into so many inches, between 7 and 12 points."""
-    width = TextPath((0, 0), label.replace("$", "S") or "x", size=100).get_extents().width / 100  # of one point; a `$` would begin a formula
-    return float(np.clip(0.95 * inches * 72 / max(width, 0.1), 7, 12))
+    return float(np.clip(0.95 * inches / _inches(label, 1), 7, 12))
 
 
 @styled
@@ -204,38 +205,43 @@ def bars(summarised):
     """Means with 95 % intervals: one panel per metric, one line per method, the best in colour, though none with a tenth of its maps empty.
 
     summarised: the result of `tables.summary`, of one data set and model or of several (then one panel each). Methods stand by their value, the
-    best first, and controls apart below them; labels that name no method stay in the order in which they came.
+    best first, and controls apart below them; labels that name no method stay in the order in which they came. Those without a number are named below.
     """
     keys = [key for key in ("dataset", "model") if key in summarised and summarised[key].nunique() > 1]
     parts = list(summarised.groupby([*keys, "metric"], sort=False))
-    figure, axes = _grid(len(parts), 0.32 * summarised["method"].nunique() + 0.9)
+    columns = 1 if max(map(_inches, summarised["method"]), default=0) > 0.2 * WIDTH else 2  # long names leave half a page no room for intervals
+    figure, axes = _grid(len(parts), 0.21 * summarised["method"].nunique() + 1, columns)
     for axis, (key, part) in zip(axes, parts):
         direction = higher_is_better(part["metric"].iat[0])
+        part = _by_value(part, direction)
+        without, part = list(part.loc[part["mean"].isna(), "method"]), part[part["mean"].notna()]
         full = part["mean"][~(part["empty"] >= EMPTY)] if "empty" in part else part["mean"]
         best = None if direction is None else full.max() if direction else full.min()
-        part = _by_value(part, direction)
         for place, cell in enumerate(part.to_dict("records")):
-            mean = cell["mean"]
-            if np.isnan(mean):
-                axis.text(0.02, place, "\u2013", transform=axis.get_yaxis_transform(), va="center", color="0.4")
-                continue
-            colour = COLOURS[1] if mean == best and not cell.get("empty", 0) >= EMPTY else COLOURS[0]
+            colour = COLOURS[1] if cell["mean"] == best and not cell.get("empty", 0) >= EMPTY else COLOURS[0]
             axis.plot([cell["low"], cell["high"]], [place, place], color=colour, linewidth=2.5, solid_capstyle="butt")
-            axis.plot(mean, place, "o", color=colour, markersize=6)
+            axis.plot(cell["mean"], place, "o", color=colour, markersize=6)
         methods, controls = list(part["method"]), sum(map(is_control, part["method"]))
         if 0 < controls < len(methods):
             axis.axhline(len(methods) - controls - 0.5, color="0.7", linewidth=1)
         arrow = {True: " \u2191", False: " \u2193", None: ""}[direction]
         axis.set_title("\n".join([*key[:-1], f"{key[-1]}{arrow}"]), fontsize=11, loc="left")
-        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        axis.locator_params(axis="x", nbins=3)
-        axis.grid(axis="x", color="0.9")
+        axis.set_xlabel(fill(f"no number: {', '.join(without)}", 90 // columns) if without else "", fontsize=10, loc="left")
+        axis.set(yticks=range(len(methods)), yticklabels=methods, ylim=(max(len(methods), 1) - 0.5, -0.5))
+        axis.locator_params(axis="x", nbins=6 // columns)
+        axis.grid(color="0.93")
         axis.set_axisbelow(True)
     return figure
 
 
+def _inches(label, points=11):
+    """Width of a line of text."""
+    width = TextPath((0, 0), label.replace("$", "S") or "x", size=100).get_extents().width  # a `$` would begin a formula
+    return width / 100 * points / 72
+
+
 def _by_value(part, direction):
-    """The rows of a panel, the best first, those without a value after them, the controls last; as they are, where a label is no method's name."""
+    """The rows of a panel, the best first, the controls last; as they are, where a label is no method's name."""
     if not part["method"].isin(known_methods()).all():
         return part
     order = part.assign(control=part["method"].map(is_control), merit=-part["mean"] if direction is False else part["mean"])
@@ -320,11 +326,12 @@ def _scale(values):
     return "log" if (np.asarray(values, float) > 0).any() else "linear"
 
 
-def _grid(panels, height):
-    """Figure with small panels, two to a row, and its axes; those left over are switched off."""
-    columns = min(2, max(panels, 1))
+def _grid(panels, height, columns=2):
+    """Figure with small panels, so many to a row, and its axes; those left over are switched off. One panel where there could be two is smaller than the page."""
+    width = WIDTH if panels > 1 or columns == 1 else WIDTH * 0.7
+    columns = min(columns, max(panels, 1))
     rows = -(-max(panels, 1) // columns)
-    figure = Figure(figsize=(WIDTH if columns == 2 else WIDTH * 0.7, height * rows), layout="constrained")
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[panels:]:
         axis.set_axis_off()
