@@ -104,7 +104,7 @@ def test_the_smallest_text_that_is_drawn_says_how_wide_a_figure_has_to_be(tmp_pa
     left, right = figure.subplots(1, 2)
     left.imshow(np.zeros((2, 2)))
     left.set_axis_off()
-    left.tick_params(labelsize=1)  # of an axis that is off
+    left.set_xlabel("of an axis that is off", fontsize=1)
     right.plot([0, 1])
     right.text(0, 0, "", fontsize=2)
     right.text(0, 0, "hidden", fontsize=3, visible=False)

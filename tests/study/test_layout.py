@@ -37,6 +37,7 @@ def test_what_printed_columns_share_is_said_once_and_remarks_name_their_cells():
     (small,), note = layout.as_printed(published("lift_cam", "4"))
     assert small.title == "" and small.columns[0] == ("Increase in Confidence (%)", "ImageNet")
     assert note == "Our remarks: one printed cell for both (Ablation-CAM; LIFT-CAM)."
+    assert layout.as_printed(published("lift_cam", "5"))[1] == "Our remarks: two table rows run together in the text conversion."  # in four rows
 
 
 def test_a_metric_has_a_table_of_its_own():
