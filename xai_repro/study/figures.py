@@ -17,7 +17,7 @@ from xai_repro.study.shown import Shown, size
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
 MARKERS = "osD^vPX*"
 _METADATA = {".svg": {"Date": None}, ".png": {"Software": None}, ".webp": None}  # neither date nor version: the same bytes each time
-_DPI = {".svg": 96, ".png": 150, ".webp": 150}  # pixels of an inch: what a browser takes for a svg's, and what a picture is written with
+_DPI, _SVG_DPI = 150, 96  # pixels of an inch: of pictures, and of a svg in a browser
 _READ = 9  # pixels of text that can be read
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 
@@ -56,7 +56,7 @@ def save(figure, path):
         raise ValueError(f"'{path.name}': figures are written as .svg (charts), .webp or .png (images)")
     options = {"pil_kwargs": {"quality": 85, "method": 4}} if path.suffix == ".webp" else {"metadata": _METADATA[path.suffix]}
     with whole(path) as temporary, mpl.rc_context(STYLE):
-        figure.savefig(temporary, format=path.suffix[1:], dpi=_DPI[path.suffix], bbox_inches="tight", pad_inches=0.05, **options)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=_DPI, bbox_inches="tight", pad_inches=0.05, **options)
     return path
 
 
@@ -73,7 +73,8 @@ def least_width(figure, path):
     """Pixels that a saved figure has to be wide on a page so that its smallest text has _READ of them; 0 for a figure without text."""
     not_drawn = {text for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}
     points = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in not_drawn]
-    return math.floor(size(path)[0] * _READ / (min(points) / 72 * _DPI[path.suffix])) if points else 0
+    dpi = _SVG_DPI if path.suffix == ".svg" else _DPI
+    return math.floor(size(path)[0] * _READ / (min(points) / 72 * dpi)) if points else 0
 
 
 def described(figure):

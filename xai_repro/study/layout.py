@@ -143,7 +143,7 @@ def _in_common(names):
 
 
 def as_printed(cells):
-    """One printed table, of `published`, as its page has it: ([a `markup.Small`], what we remark on its cells). The paper's bold is ours."""
+    """One printed table, of `published`, as its page has it: ([a `markup.Small`], what we remark on its cells). Bold is what the paper sets bold."""
     names = [tuple(column.split(" / ")) for column in cells["column"].unique()]
     common = min(_in_common(names), min(map(len, names)) - 1)
     texts = {(cell["row"], cell["column"]): f"**{cell['printed']}**" if cell["mark"] == "best" else cell["printed"] for cell in cells.to_dict("records")}

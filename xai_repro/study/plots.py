@@ -146,7 +146,7 @@ def _in_lines(label, inches):
 
 def _fitting(label, inches):
     """Font size at which a line fits into so many inches, between 7 and 12 points."""
-    return float(np.clip(0.95 * inches / _inches(label, 1), 7, 12))
+    return float(np.clip(0.95 * inches / max(_inches(label, 1), 1e-3), 7, 12))
 
 
 @styled
