@@ -143,4 +143,4 @@ def _printed_tables(folder):
     folder.mkdir(parents=True)
     for paper in papers():
         for number, cells in published(paper).groupby("table", sort=False):
-            (folder / f"{paper}_{number}.html").write_text(f'<div class="xr-scroll" tabindex="0">{markup.html(*layout.as_printed(cells))}</div>\n', encoding="utf-8")
+            (folder / f"{paper}_{number}.html").write_text(f"{markup.scrolling(markup.html(*layout.as_printed(cells)))}\n", encoding="utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 
 from xai_repro.site.picker import picker
+from xai_repro.study.markup import scrolling
 from xai_repro.study.shown import size
 
 SERVED = "files"  # folder of the site with what notebooks wrote, NN_name/... in it
@@ -58,7 +59,7 @@ def _with_way_back(output, name, profile, place):
     if about["kind"] == "figure":
         shown = _image(Path(place, file), file, about)
     else:
-        shown = f'<div class="xr-scroll" tabindex="0">{output.data["text/html"]}</div>'
+        shown = scrolling(output.data["text/html"])
     html = f'<figure class="xr-{about["kind"]}">{shown}{caption}{_way_back(about, file, name, profile, place)}</figure>'
     return nbformat.v4.new_output("display_data", data={"text/html": html})
 
@@ -66,7 +67,7 @@ def _with_way_back(output, name, profile, place):
 def _image(path, file, about):
     width, height = size(path)
     least = min(about.get("least", 0), width)  # on a phone a figure rather scrolls than that its words are too small to be read
-    return f'<div class="xr-scroll" tabindex="0"><img src="../{SERVED}/{file.as_posix()}" alt="{escape(about["alt"])}" loading="lazy" width="{width}" height="{height}" style="min-width:{least}px"></div>'
+    return scrolling(f'<img src="../{SERVED}/{file.as_posix()}" alt="{escape(about["alt"])}" loading="lazy" width="{width}" height="{height}" style="min-width:{least}px">')
 
 
 def _way_back(about, file, name, profile, place):

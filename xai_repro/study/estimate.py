@@ -122,7 +122,7 @@ def requests(settings):
     yield from ask("14", first, data, [*solutions, *fits], reference, study)
     counts = [K // 4, K // 2, 3 * K // 4, K, 5 * K // 4, 3 * K // 2, 2 * K, 5 * K, 10 * K]
     yield from ask("14", first, data[:1], [("kshap-cam", {"samples": n, "sampling": kind}) for kind in ("plain", "paired") for n in counts], reference, min(20, study))
-    yield from ask("14", last, data, ["lift-cam", "ablation-cam"], "cosine-to")
+    yield from ask("14", last, data, ["lift-cam", "ablation-cam"], reference)
     yield from ask("14", first, data, ["lrp-cam", "grad-cam", "lift-cam", *fits[:2]], faithful)
 
     every = ["grad-cam", "grad-cam++", ("layer-cam", {"layers": "all"}), "score-cam", "rise", "collection-cam", "random"]

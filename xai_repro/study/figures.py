@@ -11,13 +11,13 @@ from matplotlib.ticker import FixedFormatter
 
 from xai_repro.store.files import whole
 from xai_repro.study import provenance
-from xai_repro.study.shown import Shown, size
+from xai_repro.study.shown import POINT, Shown, size
 
 # The Okabe-Ito colours, told apart by colour-blind readers; dark enough for thin lines, the yellow left out.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F"]
 MARKERS = "osD^vPX*"
 _METADATA = {".svg": {"Date": None}, ".png": {"Software": None}, ".webp": None}  # neither date nor version: the same bytes each time
-_DPI, _SVG_DPI = 150, 96  # pixels of an inch: of pictures, and of a svg in a browser
+_DPI = 150  # pixels of an inch of a picture
 _READ = 9  # pixels of text that can be read
 _KINDS = {".svg": "image/svg+xml", ".png": "image/png", ".webp": "image/webp"}
 
@@ -73,8 +73,8 @@ def least_width(figure, path):
     """Pixels that a saved figure has to be wide on a page so that its smallest text has _READ of them; 0 for a figure without text."""
     not_drawn = {text for axes in figure.axes if not axes.axison for axis in (axes.xaxis, axes.yaxis) for text in axis.findobj(Text)}
     points = [text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in not_drawn]
-    dpi = _SVG_DPI if path.suffix == ".svg" else _DPI
-    return math.floor(size(path)[0] * _READ / (min(points) / 72 * dpi)) if points else 0
+    pixels = POINT if path.suffix == ".svg" else _DPI / 72  # of a point
+    return math.floor(size(path)[0] * _READ / (min(points) * pixels)) if points else 0
 
 
 def described(figure):

@@ -19,6 +19,11 @@ def html(smalls, note=""):
     return "\n".join([*map(_table, smalls), *[f'<p class="xr-note">{escape(note, quote=False)}</p>'] * bool(note)])
 
 
+def scrolling(html):
+    """HTML in a frame that scrolls by itself where it is wider than its column, by keyboard, too."""
+    return f'<div class="xr-scroll" tabindex="0">{html}</div>'
+
+
 def plain(smalls, note=""):
     """The same for a place that shows text alone."""
     return "\n\n".join(["\n".join(filter(None, [small.title, *_lines(small)])) for small in smalls] + [note] * bool(note))

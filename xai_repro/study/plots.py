@@ -209,7 +209,7 @@ def bars(summarised):
     """
     keys = [key for key in ("dataset", "model") if key in summarised and summarised[key].nunique() > 1]
     parts = list(summarised.groupby([*keys, "metric"], sort=False))
-    columns = 1 if max(map(_inches, summarised["method"]), default=0) > 0.2 * WIDTH else 2  # long names leave half a page no room for intervals
+    columns = 1 if max(map(_inches, summarised["method"].unique()), default=0) > 0.2 * WIDTH else 2  # long names leave half a page no room for intervals
     figure, axes = _grid(len(parts), 0.21 * summarised["method"].nunique() + 1, columns)
     for axis, (key, part) in zip(axes, parts):
         direction = higher_is_better(part["metric"].iat[0])

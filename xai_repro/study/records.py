@@ -48,12 +48,12 @@ def of_paper(paper, tests):
     _known(f"table in the claims of {paper}", table, ["claim", "names"])
     named = {kind: like(f"{kind} in the claims of {paper}", names, [""]) for kind, names in table.get("names", {}).items()}
     _known(f"list of names in the claims of {paper}", named, NAMES)
-    records, possible = table.get("claim", []), _possible(paper, named)
+    records, possible, printed_tables = table.get("claim", []), _possible(paper, named), {*published(paper)["table"]}
     for number, record in enumerate(records, 1):
         place = f"claim {record.get('id', f'number {number}')} of {paper}"
         _check(place, record, dict(tests), possible)
         printed = record.get("table", [])
-        _known(f"table in {place}", printed if isinstance(printed, list) else [printed], {*published(paper)["table"]})
+        _known(f"table in {place}", printed if isinstance(printed, list) else [printed], printed_tables)
         like(f"column in {place}", record.get("column", ""), "")
     return [{"paper": paper} | record for record in records]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-_POINT = 96 / 72  # pixels of a browser
+POINT = 96 / 72  # pixels of a browser
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,6 @@ def size(path):
     """Width and height of a saved figure in a browser's pixels."""
     if path.suffix == ".svg":
         head = path.read_text(encoding="utf-8")[:4000]
-        return tuple(round(float(re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head)[1]) * _POINT) for side in ("width", "height"))
+        return tuple(round(float(re.search(rf'<svg[^>]* {side}="([\d.]+)pt"', head)[1]) * POINT) for side in ("width", "height"))
     with Image.open(path) as picture:
         return picture.size
