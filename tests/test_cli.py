@@ -159,7 +159,7 @@ def test_letters_that_a_terminal_lacks_stop_nothing(encoding, shown, photo):
 
 
 def test_it_works_without_docstrings(photo):
-    for words in (["--help"], ["explain", photo.name, *weights(), "--methods", "grad-cam,gradient"]):
+    for words in (["--help"], ["methods"], ["explain", photo.name, *weights(), "--methods", "grad-cam,gradient"]):
         command = [sys.executable, "-OO", "-m", "xai_repro.cli", *words]
         result = subprocess.run(command, cwd=photo.parent, capture_output=True, text=True)
         assert result.returncode == 0 and len(result.stdout.splitlines()) > 1, result.stderr

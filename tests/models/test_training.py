@@ -123,7 +123,7 @@ def test_shipped_networks_survive_being_masked(model):
     """What metrics show a network are objects alone and images dimmed; one that answers them at random makes metrics of noise."""
     assert len(trainings(model)) == 5
     for weights in trainings(model):
-        found = recognised(load_model(model, weights), drawn("mini-birds", 80), limit=80)
+        found = recognised(load_model(model, weights), drawn("mini-birds", 300), limit=300)
         for name in ("as drawn", "objects alone", "objects alone, edges soft", "half dimmed", "background half dimmed", "grey"):
             assert found[name][0] >= 0.9, (weights, name, found)
 

@@ -200,10 +200,7 @@ def test_a_checkpoint_that_is_damaged(tmp_path, monkeypatch):
             train("mini-vgg", "mini-birds", epochs=1, images=2, out=tmp_path / "own.safetensors", **OPTIONS)
 
 
-def test_training_makes_the_folder_and_keeps_a_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "evaluate_model", lambda model, data: {"median_top1_probability": 0.5})
-    temper = training._temper
-    monkeypatch.setattr(training, "_temper", lambda net, data: temper(net, data[:50]))  # a thousand take long to draw
+def test_training_makes_the_folder_and_keeps_a_record(tmp_path, few_drawn):
     out = tmp_path / "new" / "own.safetensors"
     train("mini-resnet", "mini-birds", epochs=1, images=64, out=out, **OPTIONS)
     assert recorded(out) == sha256(out) and load_model("mini-resnet", out).name == "mini-resnet"
